@@ -1,0 +1,67 @@
+# Everything runs from .venv; `make setup` builds it from the hash-pinned lock files.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export UV_LINK_MODE ?= copy
+SETUP := .venv/.setup
+PROTOS := $(wildcard protos/*/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test lint format protos bench audit locks clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(SETUP) ## Install everything into .venv
+
+$(SETUP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AI Shop needs Python 3.11 or newer: make PYTHON=python3.12 setup")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@grep -A40 '^uv==' requirements-dev.lock | awk 'NR==1 || /--hash/ {print} NR>1 && !/--hash/ {exit}' > .venv/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	@echo "Installing into .venv ..."
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --require-hashes requirements-dev.lock
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## Start a stack, buy points, spend them, buy by card, show every change
+	@$(BIN)/aishop demo
+
+up: setup ## Leave the shop running at http://127.0.0.1:8080 (Ctrl-C stops it)
+	@$(BIN)/aishop up
+
+down: setup ## Stop a detached shop
+	@$(BIN)/aishop down
+
+test: setup ## Every test, on real servers
+	@$(BIN)/python -m pytest
+
+bench: setup ## Orders per second and CPU per order, beside pgbench
+	@$(BIN)/aishop bench
+
+audit: setup ## Check the invariants of the running shop
+	@$(BIN)/aishop audit
+
+lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/buf lint
+	@$(BIN)/buf breaking --against protos/released.binpb
+	@$(BIN)/python -m deploy.stubs --check
+
+format: setup ## Rewrite the code as ruff wants it
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+protos: setup ## Generate the committed stubs
+	@$(BIN)/python -m deploy.stubs
+
+locks: setup ## Resolve pyproject.toml into the two lock files again
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
+
+clean: ## Remove .venv, caches and the local data folder
+	rm -rf .venv .aishop .mypy_cache .pytest_cache .ruff_cache

@@ -32,8 +32,7 @@ def check() -> int:
         stale = [
             str(path)
             for path in fresh
-            if not (ROOT / path).exists()
-            or not filecmp.cmp(ROOT / path, Path(scratch) / path, shallow=False)
+            if not (ROOT / path).exists() or not filecmp.cmp(ROOT / path, Path(scratch) / path, shallow=False)
         ]
     if stale:
         sys.stderr.write(f"stale stubs, run `make protos`: {', '.join(stale)}\n")

@@ -230,39 +230,3 @@ class OrderEnded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderEnded: _TypeAlias = OrderEnded  # noqa: Y015
-
-@_typing.final
-class PointsChanged(_message.Message):
-    """wallet.points.changed: a user's balances after a ledger entry."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    USER_ID_FIELD_NUMBER: _builtins.int
-    SEQ_FIELD_NUMBER: _builtins.int
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    POINTS_FIELD_NUMBER: _builtins.int
-    POINTS_HELD_FIELD_NUMBER: _builtins.int
-    POINTS_DEBT_FIELD_NUMBER: _builtins.int
-    user_id: _builtins.str
-    seq: _builtins.int
-    amount: _builtins.int
-    points: _builtins.int
-    points_held: _builtins.int
-    points_debt: _builtins.int
-    def __init__(
-        self,
-        *,
-        user_id: _builtins.str = ...,
-        seq: _builtins.int = ...,
-        amount: _builtins.int = ...,
-        points: _builtins.int = ...,
-        points_held: _builtins.int = ...,
-        points_debt: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "points", b"points", "points_debt", b"points_debt", "points_held", b"points_held", "seq", b"seq", "user_id", b"user_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PointsChanged: _TypeAlias = PointsChanged  # noqa: Y015

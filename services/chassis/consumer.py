@@ -1,0 +1,176 @@
+"""Durable pull consumers: each message is handled in one transaction with its inbox row, then acked.
+
+States of a message: delivered → handled (commit, ack) | parked (dead letter, term) | again (nak with a
+growing delay of at most 60 s, for ever: `max_deliver=-1`, since JetStream drops a message silently
+when its deliveries are used up). Only what cannot be decoded, or what a handler rejects for good with a
+DomainError, is parked. A crash before the commit changes nothing; a crash before the ack delivers
+again and the inbox row turns it away. A watchdog subscribes again when messages wait but none is seen.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.message import DecodeError, Message
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis import failpoints, inbox, logs
+from services.chassis.bus import Bus
+from services.chassis.db import Database
+from services.chassis.errors import DomainError, Unavailable
+
+log = logs.get(__name__)
+
+_BATCH = 50
+_AT_ONCE = 4
+_FETCH_SECONDS = 5.0
+_ACK_WAIT_SECONDS = 30
+_MAX_DELAY_SECONDS = 60.0
+_RETRY_SECONDS = 0.5
+_ALERT_AFTER = 10
+
+Handler = Callable[[AsyncConnection, Any], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """What one consumer listens to. `durable` is `<consumer>__<noun>` and must never change."""
+
+    stream: str
+    subject: str
+    durable: str
+    event: type[Message]
+    handle: Handler
+
+
+class Consumer:
+    """Runs one subscription; `after_commit` wakes whoever works on what the handler wrote."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        bus: Bus,
+        database: Database,
+        after_commit: Callable[[], None],
+    ) -> None:
+        self._of = subscription
+        self._bus = bus
+        self._database = database
+        self._after_commit = after_commit
+
+    async def run(self) -> None:
+        jetstream = await self._bus.connected()
+        while True:
+            try:
+                await self._pull(jetstream)
+            except (NatsError, OSError, TimeoutError) as error:
+                log.warning("consumer.interrupted", durable=self._of.durable, error=repr(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _pull(self, jetstream: JetStreamContext) -> None:
+        subscription = await jetstream.pull_subscribe(
+            self._of.subject,
+            durable=self._of.durable,
+            stream=self._of.stream,
+            config=ConsumerConfig(
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=_ACK_WAIT_SECONDS,
+                max_deliver=-1,
+                max_ack_pending=1000,
+            ),
+        )
+        try:
+            while True:
+                messages: list[Msg] = []
+                with suppress(TimeoutError):
+                    # nats-py's own timeout does not fire when the broker stays silent.
+                    async with asyncio.timeout(_FETCH_SECONDS + 2):
+                        messages = await subscription.fetch(_BATCH, timeout=_FETCH_SECONDS)
+                if messages:
+                    await self._handle_all(messages)
+                elif await self._is_stalled(jetstream):
+                    raise TimeoutError("messages wait but none arrives")
+        finally:
+            with suppress(NatsError, TimeoutError):
+                await asyncio.wait_for(subscription.unsubscribe(), 2)
+
+    async def _is_stalled(self, jetstream: JetStreamContext) -> bool:
+        info = await jetstream.consumer_info(self._of.stream, self._of.durable)
+        return bool(info.num_pending)
+
+    async def _handle_all(self, messages: list[Msg]) -> None:
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(message: Msg) -> None:
+            async with slots:
+                await self._settle(message)
+
+        async with asyncio.TaskGroup() as group:
+            for message in messages:
+                group.create_task(one(message))
+
+    async def _settle(self, message: Msg) -> None:
+        """Handles one message and tells the broker what became of it."""
+        try:
+            await self._handle(message)
+        except (DecodeError, ValueError) as error:
+            await self._park(message, f"undecodable: {error}")
+        except Unavailable as error:
+            await self._again(message, error)
+        except DomainError as error:
+            await self._park(message, f"{error.reason}: {error.message} {error.fields}")
+        except Exception as error:  # noqa: BLE001 - nak'd: the broker brings it again
+            await self._again(message, error)
+        else:
+            failpoints.hit(f"consumer.{self._of.durable}.committed")
+            await message.ack()
+
+    async def _handle(self, message: Msg) -> None:
+        message_id = UUID((message.headers or {}).get("Nats-Msg-Id", ""))
+        event = self._of.event.FromString(message.data)
+        async with self._database.worker() as connection:
+            if not await inbox.is_new(connection, consumer=self._of.durable, message_id=message_id):
+                return
+            await self._of.handle(connection, event)
+            failpoints.hit(f"consumer.{self._of.durable}.handled")
+        self._after_commit()
+
+    async def _again(self, message: Msg, error: Exception) -> None:
+        deliveries = message.metadata.num_delivered or 1
+        delay = min(_MAX_DELAY_SECONDS, 0.25 * 2.0 ** min(deliveries, 12))
+        report = log.error if deliveries > _ALERT_AFTER else log.warning
+        report(
+            "consumer.retry",
+            durable=self._of.durable,
+            deliveries=deliveries,
+            delay_seconds=delay,
+            error=repr(error),
+        )
+        await message.nak(delay=delay)
+
+    async def _park(self, message: Msg, error: str) -> None:
+        headers: Mapping[str, str] = message.headers or {}
+        try:
+            async with self._database.worker() as connection:
+                await inbox.bury(
+                    connection,
+                    consumer=self._of.durable,
+                    message_id=headers.get("Nats-Msg-Id") or f"seq:{message.metadata.sequence.stream}",
+                    subject=message.subject,
+                    payload=message.data,
+                    headers=dict(headers),
+                    error=error,
+                )
+        except Exception as failure:  # noqa: BLE001 - nak'd: parked at the next delivery
+            await self._again(message, failure)
+            return
+        log.error("consumer.dead_letter", durable=self._of.durable, error=error)
+        await message.term()

@@ -1,0 +1,48 @@
+"""Keyset cursors: opaque to clients, the sort key of the last row to us."""
+
+import base64
+import binascii
+from uuid import UUID
+
+from services.chassis.errors import Invalid
+
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 100
+
+
+def page_size(limit: int) -> int:
+    """1 to 100, 20 when absent (0); Invalid otherwise."""
+    if limit == 0:
+        return DEFAULT_LIMIT
+    if not 1 <= limit <= MAX_LIMIT:
+        raise Invalid("INVALID_LIMIT", f"limit is 1 to {MAX_LIMIT}", limit=limit)
+    return limit
+
+
+def encode(*key: object) -> str:
+    joined = "|".join(str(part) for part in key)
+    return base64.urlsafe_b64encode(joined.encode()).decode().rstrip("=")
+
+
+def decode_id(cursor: str) -> UUID | None:
+    """The id in a cursor made by `encode(id)`; None for the first page."""
+    return UUID(_decode(cursor)) if _is_valid(cursor, UUID) else None
+
+
+def decode_int(cursor: str) -> int | None:
+    """The number in a cursor made by `encode(number)`; None for the first page."""
+    return int(_decode(cursor)) if _is_valid(cursor, int) else None
+
+
+def _decode(cursor: str) -> str:
+    return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+
+
+def _is_valid(cursor: str, kind: type[UUID] | type[int]) -> bool:
+    if not cursor:
+        return False
+    try:
+        kind(_decode(cursor))
+    except (ValueError, binascii.Error) as error:
+        raise Invalid("INVALID_CURSOR", "the cursor is not one of ours") from error
+    return True

@@ -1,0 +1,124 @@
+"""One engine per login, and the only places where a transaction opens and commits.
+
+`customer()` is the app login under row-level security: the user's id is set as the transaction's first
+statement. `worker()` is the login of consumers, sagas and operator calls. Both yield a SQLAlchemy Core
+connection. `customer_sql()` and `worker_sql()` yield psycopg's own connection out of the same pool, for
+the few statements of the checkout path, where compiling Core costs more CPU than running the SQL
+(`make bench`). Everything commits when the block ends and rolls back when it raises.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+from uuid import UUID
+
+import psycopg
+from pydantic import SecretStr
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
+
+Row = tuple[Any, ...]
+FixedSql = psycopg.AsyncConnection[Row]
+
+# A request waits 1 s for a lock and 1.5 s for a statement; a worker may take 5 s (DESIGN.md).
+_REQUEST_TIMEOUTS_MS = {"lock_timeout": 1000, "statement_timeout": 1500}
+_WORKER_TIMEOUTS_MS = {"lock_timeout": 5000, "statement_timeout": 5000}
+_IDLE_IN_TRANSACTION_MS = 10_000
+_POOL_WAIT_SECONDS = 1.0
+_RECYCLE_SECONDS = 1800
+
+
+def _engine(url: SecretStr, *, size: int, timeouts_ms: dict[str, int], name: str) -> AsyncEngine:
+    options = timeouts_ms | {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_MS}
+    return create_async_engine(
+        url.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1),
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=_POOL_WAIT_SECONDS,
+        pool_recycle=_RECYCLE_SECONDS,
+        # Every block below ends its own transaction: the pool has nothing left to reset.
+        pool_reset_on_return=None,
+        connect_args={
+            "application_name": name,
+            "connect_timeout": 3,
+            "prepare_threshold": 1,
+            "options": " ".join(f"-c {option}={value}" for option, value in options.items()),
+        },
+    )
+
+
+class Database:
+    """A service's own database, through its two run-time logins."""
+
+    def __init__(self, *, app_url: SecretStr, worker_url: SecretStr, pool_size: int, name: str) -> None:
+        self._app = _engine(app_url, size=pool_size, timeouts_ms=_REQUEST_TIMEOUTS_MS, name=name)
+        self._worker = _engine(
+            worker_url,
+            size=max(2, pool_size // 2),
+            timeouts_ms=_WORKER_TIMEOUTS_MS,
+            name=f"{name}-worker",
+        )
+        self.worker_url = worker_url
+
+    @asynccontextmanager
+    async def customer(self, user_id: UUID) -> AsyncIterator[AsyncConnection]:
+        async with self._app.begin() as connection:
+            await connection.execute(select(func.set_config("app.user_id", str(user_id), True)))
+            yield connection
+
+    @asynccontextmanager
+    async def anyone(self) -> AsyncIterator[AsyncConnection]:
+        """The app login with no user: sees the catalogue and nobody's rows."""
+        async with self._app.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[AsyncConnection]:
+        async with self._worker.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def customer_sql(self, user_id: UUID) -> AsyncIterator[FixedSql]:
+        # A UUID's text needs no quoting; BEGIN and the setting share one round trip.
+        begin = f"BEGIN; SELECT set_config('app.user_id', '{user_id}', true)"
+        async with _fixed_sql(self._app, begin) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def worker_sql(self) -> AsyncIterator[FixedSql]:
+        async with _fixed_sql(self._worker, "BEGIN") as connection:
+            yield connection
+
+    async def dispose(self) -> None:
+        await self._app.dispose()
+        await self._worker.dispose()
+
+
+@asynccontextmanager
+async def _fixed_sql(engine: AsyncEngine, begin: str) -> AsyncIterator[FixedSql]:
+    lease = await engine.raw_connection()
+    connection = cast(FixedSql, lease.driver_connection)
+    try:
+        # psycopg would send its BEGIN in a round trip of its own.
+        await connection.set_autocommit(True)
+        await connection.execute(cast(Any, begin))
+        yield connection
+        await connection.execute("COMMIT")
+    except BaseException:
+        with suppress(psycopg.Error):
+            await connection.execute("ROLLBACK")
+        raise
+    finally:
+        await _give_back(engine, lease, connection)
+
+
+async def _give_back(engine: AsyncEngine, lease: Any, connection: FixedSql) -> None:
+    if connection.closed:
+        # The server went away: its siblings in the pool are as dead as this one.
+        await greenlet_spawn(lease.invalidate)
+        await engine.dispose()
+        return
+    with suppress(psycopg.Error):
+        await connection.set_autocommit(False)
+    await greenlet_spawn(lease.close)

@@ -1,0 +1,92 @@
+"""Calls to another service: a deadline on each, retries of UNAVAILABLE only, domain errors back.
+
+Retrying is the channel's own (gRPC service config) and safe since every command carries its id. A
+deadline that ran out is an OutcomeUnknown, never a failure: whoever called decides what to do with it.
+"""
+
+import json
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from services.chassis.errors import (
+    Conflict,
+    DomainError,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Rejected,
+    Unavailable,
+)
+
+_SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+_OPTIONS = [
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A service that comes back is found at once, not after a minute of backoff.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+_CLASSES: dict[grpc.StatusCode, type[DomainError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: Invalid,
+    grpc.StatusCode.FAILED_PRECONDITION: Rejected,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ABORTED: Conflict,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: OutcomeUnknown,
+    grpc.StatusCode.CANCELLED: OutcomeUnknown,
+    # The callee failed in the middle of something.
+    grpc.StatusCode.INTERNAL: OutcomeUnknown,
+    grpc.StatusCode.UNKNOWN: OutcomeUnknown,
+}
+
+
+def channel(target: str) -> grpc.aio.Channel:
+    """A channel to every replica behind `target` (`host:port`, or `dns:///headless:port`)."""
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+
+async def call(method: Any, request: Any, *, timeout_seconds: float) -> Any:
+    """One unary call; raises the callee's DomainError, Unavailable, or OutcomeUnknown."""
+    try:
+        return await method(request, timeout=timeout_seconds)
+    except grpc.aio.AioRpcError as error:
+        raise as_domain_error(error) from error
+
+
+def as_domain_error(error: grpc.aio.AioRpcError) -> DomainError:
+    kind = _CLASSES.get(error.code(), OutcomeUnknown)
+    reason, fields = _error_info(error)
+    return kind(reason or error.code().name, error.details() or error.code().name, **fields)
+
+
+def _error_info(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:
+    # rpc_status.from_call takes an AioRpcError as well; its annotation knows only grpc.Call.
+    status: Any = rpc_status.from_call(error)
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(info):
+            return info.reason, dict(info.metadata)
+    return "", {}

@@ -1,0 +1,141 @@
+"""A gRPC server with health, reflection, one error mapping, and a drain at the end.
+
+Every handler runs as a task of its own that outlives a cancelled call: a short transaction is never
+torn in the middle because a client went away (FAILURES.md, 31). At SIGTERM the server says NOT_SERVING,
+refuses new calls, waits for the running ones, then stops.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import psycopg
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import ServiceDescriptor
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from services.chassis import logs
+from services.chassis.errors import DomainError, Unavailable
+
+log = logs.get(__name__)
+
+STATUS_CODES = {
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "rejected": grpc.StatusCode.FAILED_PRECONDITION,
+    "not_found": grpc.StatusCode.NOT_FOUND,
+    "conflict": grpc.StatusCode.ABORTED,
+    "unavailable": grpc.StatusCode.UNAVAILABLE,
+}
+ERROR_DOMAIN = "aishop"
+_STATUS_DETAILS = "grpc-status-details-bin"
+_MAX_MESSAGE_BYTES = 1 << 20
+_MAX_CONCURRENT_CALLS = 256
+_DRAIN_SECONDS = 8.0
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # Clients ping every 30 s; whoever pings more often than this is cut off.
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A replica that starts on a port still held by another must fail, not share it.
+    ("grpc.so_reuseport", 0),
+]
+
+Method = Callable[[Any, Any], Awaitable[Any]]
+
+
+class GrpcServer:
+    """Serves the given servicers on one address until `stop()`."""
+
+    def __init__(self, listen: str) -> None:
+        self._listen = listen
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS)
+        self._health = HealthServicer()
+        self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        self._running: set[asyncio.Task[Any]] = set()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    def add(
+        self,
+        servicer: Any,
+        register: Callable[[Any, grpc.aio.Server], None],
+        descriptor: ServiceDescriptor,
+    ) -> None:
+        """Registers a servicer with every method guarded."""
+        for method in descriptor.methods:
+            setattr(servicer, method.name, self._guarded(getattr(servicer, method.name)))
+        register(servicer, self._server)
+        self._names.append(descriptor.full_name)
+
+    async def start(self) -> None:
+        reflection.enable_server_reflection([*self._names, reflection.SERVICE_NAME], self._server)
+        self._server.add_insecure_port(self._listen)
+        await self._server.start()
+        await self._report(health_pb2.HealthCheckResponse.SERVING)
+        log.info("grpc.serving", address=self._listen)
+
+    async def stop(self) -> None:
+        """Drains: unready, refuse new calls, finish the running ones."""
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.stop(_DRAIN_SECONDS)
+        if self._running:
+            await asyncio.wait(self._running, timeout=_DRAIN_SECONDS)
+
+    async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *self._names):
+            await self._health.set(name, status)
+
+    def _guarded(self, method: Method) -> Method:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            task = asyncio.ensure_future(method(request, context))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            try:
+                return await asyncio.shield(task)
+            except DomainError as error:
+                await abort(context, error)
+            except (psycopg.OperationalError, DBAPIError, PoolTimeout) as error:
+                await abort(context, _database_error(error))
+            except asyncio.CancelledError:
+                task.add_done_callback(_log_late_failure)
+                raise
+            except Exception as error:
+                log.exception("grpc.unexpected_error", method=method.__name__)
+                await context.abort(grpc.StatusCode.INTERNAL, type(error).__name__)
+
+        return call
+
+
+def _log_late_failure(task: "asyncio.Task[Any]") -> None:
+    """Nobody waits for the answer of a cancelled call; its failure is still worth a line."""
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("grpc.cancelled_call_failed", error=repr(task.exception()))
+
+
+def _database_error(error: Exception) -> DomainError:
+    """Commands are idempotent, so that a lost database is answered with "again", even at COMMIT."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, (psycopg.OperationalError, PoolTimeout)):
+        log.error("grpc.database_error", error=repr(error))
+        raise error
+    log.warning("grpc.database_unavailable", error=repr(cause))
+    if isinstance(cause, (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)):
+        return Unavailable("BUSY", "someone else is changing the same thing; try again")
+    return Unavailable("DATABASE_UNAVAILABLE", "the database does not answer; try again")
+
+
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: DomainError) -> NoReturn:
+    """Answers a domain error as its gRPC code with google.rpc.ErrorInfo {reason, metadata}."""
+    code = STATUS_CODES[error.category]
+    info = AnyMessage()
+    info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.fields))
+    status = status_pb2.Status(code=code.value[0], message=error.message, details=[info])
+    await context.abort(
+        code, error.message, trailing_metadata=((_STATUS_DETAILS, status.SerializeToString()),)
+    )

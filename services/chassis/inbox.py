@@ -1,0 +1,51 @@
+"""Effects of a message happen once: the inbox row is written in the handler's own transaction."""
+
+from uuid import UUID
+
+from sqlalchemy import column, table
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_INBOX = table("inbox", column("consumer"), column("message_id"))
+_DEAD_LETTERS = table(
+    "dead_letters",
+    column("consumer"),
+    column("message_id"),
+    column("subject"),
+    column("payload"),
+    column("headers", JSONB),
+    column("error"),
+)
+
+
+async def is_new(connection: AsyncConnection, *, consumer: str, message_id: UUID) -> bool:
+    """Records the message; False when this consumer has dealt with it before."""
+    result = await connection.execute(
+        insert(_INBOX).values(consumer=consumer, message_id=message_id).on_conflict_do_nothing()
+    )
+    return result.rowcount == 1
+
+
+async def bury(
+    connection: AsyncConnection,
+    *,
+    consumer: str,
+    message_id: str,
+    subject: str,
+    payload: bytes,
+    headers: dict[str, str],
+    error: str,
+) -> None:
+    """Keeps a message that can never be handled, for an operator to read and replay."""
+    await connection.execute(
+        insert(_DEAD_LETTERS)
+        .values(
+            consumer=consumer,
+            message_id=message_id,
+            subject=subject,
+            payload=payload,
+            headers=headers,
+            error=error,
+        )
+        .on_conflict_do_nothing()
+    )

@@ -1,0 +1,15 @@
+"""Facts leave in the transaction that made them true; relay.py publishes them afterwards."""
+
+from google.protobuf.message import Message
+from sqlalchemy import column, insert, table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_OUTBOX = table("outbox", column("subject"), column("payload"))
+
+# The same statement for the paths that run on psycopg's connection.
+INSERT_SQL = "INSERT INTO outbox (subject, payload) VALUES (%s, %s)"
+
+
+async def emit(connection: AsyncConnection, *, subject: str, event: Message) -> None:
+    """Stores one event; the caller's commit makes it a fact, `Relay.wake` makes it quick."""
+    await connection.execute(insert(_OUTBOX).values(subject=subject, payload=event.SerializeToString()))

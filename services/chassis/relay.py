@@ -1,0 +1,136 @@
+"""Publishes the outbox to JetStream, in order of commit as far as one can see, each fact at least once.
+
+States of a row: unsent (`sent_at` null) → sent. One relay per database holds a session advisory lock on
+a connection of its own, so that replicas take over when it dies. A round reads up to 100 unsent rows,
+publishes them with `Nats-Msg-Id` = row id, awaits every ack, and marks the acknowledged ones in one
+UPDATE. A crash between ack and mark publishes again: JetStream drops the copy inside its dedupe window
+and the consumer's inbox does so for ever. Rows are claimed by `sent_at IS NULL`, never by `id > last`:
+a transaction that commits late is not skipped.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import psycopg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from psycopg.rows import class_row
+from pydantic import SecretStr
+
+from services.chassis import failpoints, logs
+from services.chassis.bus import Bus
+
+log = logs.get(__name__)
+
+# Any number: it names the relay's lock inside one database.
+_RELAY_LOCK = 4_712
+_BATCH = 100
+_POLL_SECONDS = 0.02
+_ACK_SECONDS = 5.0
+_RETRY_SECONDS = 0.5
+_STANDBY_SECONDS = 1.0
+
+_UNSENT = """
+    SELECT id, subject, payload, traceparent, created_at FROM outbox
+    WHERE sent_at IS NULL ORDER BY id LIMIT %s"""
+_MARK = "UPDATE outbox SET sent_at = now() WHERE id = ANY(%s)"
+
+_Connection = psycopg.AsyncConnection[tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsent:
+    id: UUID
+    subject: str
+    payload: bytes
+    traceparent: str | None
+    created_at: datetime
+
+
+class Relay:
+    """`run()` is a background task of the service; `wake()` spares a fresh event the poll."""
+
+    def __init__(self, *, database_url: SecretStr, bus: Bus, source: str) -> None:
+        self._database_url = database_url
+        self._bus = bus
+        self._source = source
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self) -> None:
+        jetstream = await self._bus.connected()
+        while True:
+            try:
+                await self._relay(jetstream)
+            except (psycopg.OperationalError, NatsError, TimeoutError) as error:
+                log.warning("relay.interrupted", error=repr(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _relay(self, jetstream: JetStreamContext) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._database_url.get_secret_value(),
+            autocommit=True,
+            connect_timeout=3,
+            prepare_threshold=0,
+            application_name=f"{self._source}-relay",
+            options="-c statement_timeout=5000",
+        )
+        async with connection:
+            while not await _is_leader(connection):
+                await asyncio.sleep(_STANDBY_SECONDS)
+            while True:
+                self._woken.clear()
+                if await self._publish_batch(connection, jetstream) < _BATCH:
+                    await self._pause()
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), _POLL_SECONDS)
+
+    async def _publish_batch(self, connection: _Connection, jetstream: JetStreamContext) -> int:
+        async with connection.cursor(row_factory=class_row(_Unsent)) as cursor:
+            rows = await (await cursor.execute(_UNSENT, (_BATCH,))).fetchall()
+        if not rows:
+            return 0
+        acks = [
+            await jetstream.publish_async(
+                row.subject, row.payload, headers=self._headers(row), wait_stall=_ACK_SECONDS
+            )
+            for row in rows
+        ]
+        failpoints.hit("relay.sent")
+        done, late = await asyncio.wait(acks, timeout=_ACK_SECONDS)
+        for ack in late:
+            ack.cancel()
+        sent = [
+            row.id for row, ack in zip(rows, acks, strict=True) if ack in done and ack.exception() is None
+        ]
+        failpoints.hit("relay.acknowledged")
+        await connection.execute(_MARK, (sent,))
+        if len(sent) < len(rows):
+            raise TimeoutError(f"{len(rows) - len(sent)} events were not acknowledged")
+        return len(rows)
+
+    def _headers(self, row: _Unsent) -> dict[str, str]:
+        """CloudEvents attributes in NATS headers."""
+        headers = {
+            "Nats-Msg-Id": str(row.id),
+            "ce-specversion": "1.0",
+            "ce-id": str(row.id),
+            "ce-type": row.subject,
+            "ce-source": self._source,
+            "ce-time": row.created_at.isoformat(),
+            "content-type": "application/protobuf",
+        }
+        return headers | ({"traceparent": row.traceparent} if row.traceparent else {})
+
+
+async def _is_leader(connection: _Connection) -> bool:
+    cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_RELAY_LOCK,))
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])

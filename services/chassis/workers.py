@@ -1,0 +1,71 @@
+"""Background work: loops that are woken or tick, and the tasks of a running service."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from services.chassis import logs
+from services.chassis.errors import DomainError
+
+log = logs.get(__name__)
+
+_FAILURE_PAUSE_SECONDS = 1.0
+
+
+class Worker:
+    """Calls `work` whenever it is woken, and every `tick_seconds` anyway.
+
+    `work` returns True when there may be more to do at once. What it raises because a database, a broker
+    or a service is away is logged and tried again at the next tick: the work itself is in the database.
+    """
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[bool]], *, tick_seconds: float) -> None:
+        self._name = name
+        self._work = work
+        self._tick_seconds = tick_seconds
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                while await self._work():
+                    pass
+            except (DBAPIError, psycopg.Error, PoolTimeout, DomainError, OSError) as error:
+                log.warning("worker.failed", worker=self._name, error=repr(error))
+                await asyncio.sleep(_FAILURE_PAUSE_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._tick_seconds)
+
+
+async def run_until_signal() -> None:
+    """Returns at SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+@asynccontextmanager
+async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs the coroutines beside the block and cancels them at its end.
+
+    One that ends by itself is a defect: the whole block fails with it, and the supervisor restarts us.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in work]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()

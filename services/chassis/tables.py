@@ -81,12 +81,12 @@ def idempotency_table(metadata: MetaData) -> None:
     )
 
 
-def secure_user_table(service: str, table: str) -> Iterable[str]:
-    """Row-level security of a table with user_id: the app login sees the current user's rows only."""
+def secure_user_table(service: str, table: str, *, owner: str = "user_id") -> Iterable[str]:
+    """Row-level security by the column `owner`: the app login sees the current user's rows only."""
     yield f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
     yield f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
     # A pooled connection keeps '' after a transaction-local set_config, hence the NULLIF.
-    mine = "user_id = nullif(current_setting('app.user_id', true), '')::uuid"
+    mine = f"{owner} = nullif(current_setting('app.user_id', true), '')::uuid"
     yield (f"CREATE POLICY customer ON {table} TO {service}_app USING ({mine}) WITH CHECK ({mine})")
     yield f"CREATE POLICY worker ON {table} TO {service}_worker USING (true) WITH CHECK (true)"
     yield f"CREATE POLICY migration ON {table} TO {service}_owner USING (true) WITH CHECK (true)"

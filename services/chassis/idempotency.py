@@ -29,7 +29,7 @@ _KEYS = table(
     column("key"),
     column("request_hash"),
     column("resource_id"),
-    column("rejection", JSONB),
+    column("rejection", JSONB(none_as_null=True)),
     column("created_at"),
 )
 

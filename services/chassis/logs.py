@@ -41,5 +41,5 @@ def configure(service: str, level: str) -> None:
 
 def get(name: str) -> FilteringBoundLogger:
     """The logger of one module."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: FilteringBoundLogger = structlog.get_logger(module=name)
     return logger

@@ -21,14 +21,23 @@ _FAILURE_PAUSE_SECONDS = 1.0
 class Worker:
     """Calls `work` whenever it is woken, and every `tick_seconds` anyway.
 
+    After a wake-up it lingers, so that work that comes in bursts is done in batches.
     `work` returns True when there may be more to do at once. What it raises because a database, a broker
     or a service is away is logged and tried again at the next tick: the work itself is in the database.
     """
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[bool]], *, tick_seconds: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[bool]],
+        *,
+        tick_seconds: float,
+        linger_seconds: float = 0.0,
+    ) -> None:
         self._name = name
         self._work = work
         self._tick_seconds = tick_seconds
+        self._linger_seconds = linger_seconds
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -45,6 +54,7 @@ class Worker:
                 await asyncio.sleep(_FAILURE_PAUSE_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._tick_seconds)
+                await asyncio.sleep(self._linger_seconds)
 
 
 async def run_until_signal() -> None:

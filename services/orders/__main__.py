@@ -1,0 +1,116 @@
+"""Composition root: `python -m services.orders [migrate|seed]`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import uvloop
+
+from protos.orders.v1 import orders_pb2, orders_pb2_grpc
+from services.chassis import failpoints, logs
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer
+from services.chassis.crypto import Keyring
+from services.chassis.db import Database
+from services.chassis.grpc_server import GrpcServer
+from services.chassis.migrate import upgrade
+from services.chassis.relay import Relay
+from services.chassis.retention import Retention
+from services.chassis.settings import SeedSettings
+from services.chassis.workers import background, run_until_signal
+from services.orders import events, seed
+from services.orders.api.cart import CartService
+from services.orders.api.catalog import CatalogService
+from services.orders.api.orders import OrdersService
+from services.orders.card_saga import CardSaga
+from services.orders.checkout import Checkout
+from services.orders.mails import Mailer
+from services.orders.points_saga import PointsSagas
+from services.orders.remote import Remote
+from services.orders.saga import Runner
+from services.orders.settings import OrdersSettings
+
+NAME = "orders"
+
+
+async def serve(settings: OrdersSettings) -> None:
+    database = Database(
+        app_url=settings.database_app_url,
+        worker_url=settings.database_worker_url,
+        pool_size=settings.database_pool_size,
+        name=NAME,
+    )
+    bus = Bus(settings.nats_url, name=NAME, stream="ORDERS")
+    relay = Relay(database_url=settings.database_worker_url, bus=bus, source=NAME)
+    keyring = Keyring(settings.data_encryption_keys)
+    mailer = Mailer(
+        database, keyring, smtp_url=settings.smtp_url.get_secret_value(), sender=settings.mail_from
+    )
+    remote = Remote(wallet_target=settings.wallet_target, payments_target=settings.payments_target)
+
+    def wake_publishers() -> None:
+        relay.wake()
+        mailer.wake()
+
+    points = PointsSagas(database, remote, after_commit=wake_publishers)
+    cards = CardSaga(database, remote, keyring, after_commit=wake_publishers)
+    runner = Runner(database, [*points.table(), *cards.table()])
+
+    def wake_everyone() -> None:
+        wake_publishers()
+        runner.wake()
+
+    consumers = [
+        Consumer(each, bus=bus, database=database, after_commit=wake_everyone)
+        for each in events.subscriptions()
+    ]
+    server = _server(settings.grpc_listen, database, Checkout(database, runner, keyring))
+    retention = Retention(database)
+    async with background(
+        bus.run(),
+        relay.run(),
+        runner.run(),
+        mailer.run(),
+        retention.run(),
+        *(consumer.run() for consumer in consumers),
+    ):
+        await server.start()
+        await run_until_signal()
+        await server.stop()
+    await remote.close()
+    await database.dispose()
+
+
+def _server(listen: str, database: Database, checkout: Checkout) -> GrpcServer:
+    server = GrpcServer(listen)
+    services = orders_pb2.DESCRIPTOR.services_by_name
+    server.add(
+        CatalogService(database),
+        orders_pb2_grpc.add_CatalogServiceServicer_to_server,
+        services["CatalogService"],
+    )
+    server.add(
+        CartService(database), orders_pb2_grpc.add_CartServiceServicer_to_server, services["CartService"]
+    )
+    server.add(
+        OrdersService(database, checkout),
+        orders_pb2_grpc.add_OrdersServiceServicer_to_server,
+        services["OrdersService"],
+    )
+    return server
+
+
+def main() -> None:
+    if sys.argv[1:] == ["migrate"]:
+        upgrade(Path(__file__).parent / "migrations")
+    elif sys.argv[1:] == ["seed"]:
+        asyncio.run(seed.run(SeedSettings()))
+    else:
+        settings = OrdersSettings()
+        logs.configure(NAME, settings.log_level)
+        failpoints.arm(settings.failpoints)
+        uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

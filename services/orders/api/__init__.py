@@ -1,0 +1,1 @@
+"""gRPC servicers: message ⇄ arguments. They open the transaction and hold no SQL."""

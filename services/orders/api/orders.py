@@ -1,0 +1,77 @@
+"""OrdersService: placing, reading and cancelling orders."""
+
+from typing import Any
+from uuid import UUID
+
+from protos.orders.v1 import orders_pb2, orders_pb2_grpc
+from services.chassis import cursor, idempotency
+from services.chassis.db import Database
+from services.chassis.fields import as_uuid
+from services.orders import errors
+from services.orders.api.messages import as_order
+from services.orders.checkout import Checkout, Purchase
+from services.orders.queries import orders
+from services.orders.rules import Method
+
+_METHODS = {
+    orders_pb2.PAYMENT_METHOD_STRIPE: Method.STRIPE,
+    orders_pb2.PAYMENT_METHOD_POINTS: Method.POINTS,
+}
+
+
+class OrdersService(orders_pb2_grpc.OrdersServiceServicer):
+    def __init__(self, database: Database, checkout: Checkout) -> None:
+        self._database = database
+        self._checkout = checkout
+
+    async def PlaceOrder(
+        self, request: orders_pb2.PlaceOrderRequest, _: Any
+    ) -> orders_pb2.PlaceOrderResponse:
+        method = _METHODS.get(request.payment_method)
+        if method is None:
+            raise errors.invalid_payment_method()
+        order = await self._checkout.place(
+            Purchase(
+                user_id=as_uuid(request.user_id, field="user_id"),
+                email=request.email,
+                method=method,
+                items=tuple(
+                    (as_uuid(item.product_id, field="product_id"), item.quantity) for item in request.items
+                ),
+                idempotency_key=idempotency.check_key(request.idempotency_key),
+                request_hash=idempotency.hash_of(request, given=request.request_hash),
+            )
+        )
+        return orders_pb2.PlaceOrderResponse(order=as_order(order))
+
+    async def GetOrder(self, request: orders_pb2.GetOrderRequest, _: Any) -> orders_pb2.GetOrderResponse:
+        user_id, order_id = _ids(request)
+        async with self._database.customer(user_id) as connection:
+            order = await orders.find_order(connection, order_id)
+        if order is None:
+            raise errors.order_not_found(order_id)
+        return orders_pb2.GetOrderResponse(order=as_order(order))
+
+    async def ListOrders(
+        self, request: orders_pb2.ListOrdersRequest, _: Any
+    ) -> orders_pb2.ListOrdersResponse:
+        user_id = as_uuid(request.user_id, field="user_id")
+        limit, before = cursor.page_size(request.limit), cursor.decode_id(request.cursor)
+        async with self._database.customer(user_id) as connection:
+            found = await orders.list_orders(connection, user_id=user_id, limit=limit + 1, before=before)
+        page = found[:limit]
+        return orders_pb2.ListOrdersResponse(
+            items=[as_order(order) for order in page],
+            next_cursor=cursor.encode(page[-1].id) if len(found) > limit else "",
+        )
+
+    async def CancelOrder(
+        self, request: orders_pb2.CancelOrderRequest, _: Any
+    ) -> orders_pb2.CancelOrderResponse:
+        user_id, order_id = _ids(request)
+        order = await self._checkout.cancel(user_id=user_id, order_id=order_id)
+        return orders_pb2.CancelOrderResponse(order=as_order(order))
+
+
+def _ids(request: orders_pb2.GetOrderRequest | orders_pb2.CancelOrderRequest) -> tuple[UUID, UUID]:
+    return as_uuid(request.user_id, field="user_id"), as_uuid(request.order_id, field="order_id")

@@ -1,0 +1,216 @@
+"""Buying with a card, straight at Stripe.
+
+    place_order     order pending, stock reserved, run at open_checkout            (commands/placing.py)
+    open_checkout   payments opens the Stripe session; its record keeps id and url on the order and
+                    puts the run to sleep at await_payment until the session's expiry + 60 s
+    await_payment   mostly the fact `payments.checkout.changed` ends it; when none came in time, payments
+                    is asked to end the session, and its answer is applied like the fact
+
+Applying what became of a session (one function, under the run's and the order's row locks):
+
+    PAID        pending | processing → completed (the pivot: stock taken, mail, event)
+                failed | cancelled → processing → completed if the stock can be reserved again, else stuck
+    PROCESSING  pending → processing, stock kept
+    EXPIRED     pending → failed, or cancelled when the customer asked for it; stock released
+    FAILED      pending | processing → failed, stock released
+
+Crash points: an unrecorded open_checkout is repeated and payments answers with the same session. Undoing
+ends the session first: stock is only released once Stripe confirmed that nobody can pay any more. A
+payment that was faster wins over the undo.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from protos.events.v1 import events_pb2
+from protos.payments.v1 import payments_pb2
+from services.chassis import failpoints, logs
+from services.chassis.crypto import Keyring
+from services.chassis.db import Database
+from services.orders import errors
+from services.orders.commands import runs, settling
+from services.orders.commands.runs import Run
+from services.orders.ending import CANCELLED_BY_CUSTOMER, end_order_of
+from services.orders.queries.orders import Order, find_order, lock_order
+from services.orders.remote import Remote
+from services.orders.rules import Status
+from services.orders.saga import Saga, Step
+
+log = logs.get(__name__)
+
+PLACE_WITH_CARD = "place_order_with_card/v1"
+OPEN, AWAIT = "open_checkout", "await_payment"
+# Stripe's own expiry and its webhook come first.
+_GRACE_SECONDS = 60.0
+# A bank debit takes days; payments is asked again this often.
+_PROCESSING_SECONDS = 3600.0
+
+_State = events_pb2.OrderCheckoutState
+PAID = events_pb2.ORDER_CHECKOUT_STATE_PAID
+PROCESSING = events_pb2.ORDER_CHECKOUT_STATE_PROCESSING
+EXPIRED = events_pb2.ORDER_CHECKOUT_STATE_EXPIRED
+FAILED = events_pb2.ORDER_CHECKOUT_STATE_FAILED
+
+_STATES: Mapping[int, "_State.ValueType"] = {
+    payments_pb2.CHECKOUT_STATUS_PAID: PAID,
+    payments_pb2.CHECKOUT_STATUS_PROCESSING: PROCESSING,
+    payments_pb2.CHECKOUT_STATUS_EXPIRED: EXPIRED,
+    payments_pb2.CHECKOUT_STATUS_FAILED: FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an order's session. `version` 0: asked for just now, so the newest there is."""
+
+    state: "_State.ValueType"
+    version: int
+    amount_cents: int
+    currency: str
+    payment_intent_id: str
+
+
+class CardSaga:
+    """The saga of a card order."""
+
+    def __init__(
+        self, database: Database, remote: Remote, keyring: Keyring, *, after_commit: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._remote = remote
+        self._keyring = keyring
+        self._after_commit = after_commit
+
+    def table(self) -> tuple[Saga, ...]:
+        return (
+            Saga(
+                PLACE_WITH_CARD,
+                steps=(
+                    Step(OPEN, do=self._open, record=self._keep_session),
+                    Step(AWAIT, do=self._end_session, record=self._apply),
+                ),
+                undo=self._undo,
+                end=self._end,
+            ),
+        )
+
+    async def _open(self, run: Run) -> payments_pb2.Checkout:
+        async with self._database.worker() as connection:
+            order = await find_order(connection, run.order_id)
+        assert order is not None, "a run is written in the transaction of its order"
+        email = b"" if order.email is None else self._keyring.open(order.email, place=email_place(order.id))
+        return await self._remote.create_checkout(order, email=email.decode())
+
+    async def _keep_session(self, run: Run, checkout: payments_pb2.Checkout) -> None:
+        left = checkout.expires_at.ToDatetime(UTC) - datetime.now(UTC)
+        async with self._database.worker() as connection:
+            waits = await runs.wait_at(
+                connection, run, step=AWAIT, seconds=left.total_seconds() + _GRACE_SECONDS
+            )
+            if waits:
+                await settling.keep_session(
+                    connection, run.order_id, session_id=checkout.session_id, url=checkout.url
+                )
+            failpoints.hit("orders.keep_session.writing")
+
+    async def _end_session(self, run: Run) -> payments_pb2.Checkout:
+        return await self._remote.expire_checkout(user_id=run.user_id, order_id=run.order_id)
+
+    async def _apply(self, run: Run, checkout: payments_pb2.Checkout) -> None:
+        async with self._database.worker() as connection:
+            await apply_outcome(connection, run.order_id, _outcome(checkout))
+            failpoints.hit("orders.apply.writing")
+        self._after_commit()
+
+    async def _undo(self, run: Run) -> bool:
+        checkout = await self._end_session(run)
+        if checkout.status == payments_pb2.CHECKOUT_STATUS_EXPIRED:
+            return True
+        await self._apply(run, checkout)
+        return False
+
+    async def _end(self, run: Run, reason: str, fields: Mapping[str, str]) -> None:
+        await end_order_of(self._database, run, reason, fields)
+        self._after_commit()
+
+
+def email_place(order_id: UUID) -> str:
+    """Binds the sealed e-mail to its row."""
+    return f"orders.email:{order_id}"
+
+
+def _outcome(checkout: payments_pb2.Checkout) -> Outcome:
+    return Outcome(
+        state=_STATES[checkout.status],
+        version=0,
+        amount_cents=checkout.amount_cents,
+        currency=checkout.currency,
+        payment_intent_id=checkout.payment_intent_id,
+    )
+
+
+async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Outcome) -> None:
+    """Applies what became of the order's session; older news and repetitions change nothing."""
+    run = await runs.lock_run(connection, order_id=order_id, saga=PLACE_WITH_CARD)
+    order = await lock_order(connection, order_id)
+    if run is None or order is None:
+        raise errors.order_not_found(order_id)
+    if outcome.version and outcome.version <= order.checkout_version:
+        return
+    await settling.keep_payment(
+        connection, order_id, version=outcome.version, payment_intent_id=outcome.payment_intent_id or None
+    )
+    if outcome.state == PAID:
+        await _apply_paid(connection, run, order, outcome)
+    elif outcome.state == PROCESSING:
+        await _apply_processing(connection, run, order)
+    else:
+        await _apply_unpaid(connection, run, order, expired=outcome.state == EXPIRED)
+
+
+async def _apply_paid(connection: AsyncConnection, run: Run, order: Order, outcome: Outcome) -> None:
+    if order.status in (Status.COMPLETED, Status.REFUNDED):
+        return
+    if (outcome.amount_cents, outcome.currency) != (order.total_cents, order.currency):
+        await _park(connection, run, "PAYMENT_MISMATCH")
+        return
+    if order.status in (Status.FAILED, Status.CANCELLED):
+        order = await settling.start_processing(connection, order, reason="late_payment")
+        if not await settling.reserve_again(connection, order):
+            await _park(connection, run, "LATE_PAYMENT_OUT_OF_STOCK")
+            return
+    await settling.complete_order(connection, order, reason="paid")
+    await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.DONE)
+
+
+async def _apply_processing(connection: AsyncConnection, run: Run, order: Order) -> None:
+    if order.status is Status.PENDING:
+        await settling.start_processing(connection, order, reason="payment_processing")
+    if order.status in (Status.PENDING, Status.PROCESSING):
+        await runs.sleep(connection, run, step=AWAIT, seconds=_PROCESSING_SECONDS)
+
+
+async def _apply_unpaid(connection: AsyncConnection, run: Run, order: Order, *, expired: bool) -> None:
+    open_statuses = (Status.PENDING,) if expired else (Status.PENDING, Status.PROCESSING)
+    if order.status not in open_statuses:
+        return
+    reason = run.undo_reason or ("checkout_expired" if expired else "payment_failed")
+    cancelled = reason == CANCELLED_BY_CUSTOMER
+    await settling.end_order(
+        connection,
+        order,
+        Status.CANCELLED if cancelled else Status.FAILED,
+        actor="customer" if cancelled else "stripe",
+        reason=reason,
+    )
+    await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.UNDONE)
+
+
+async def _park(connection: AsyncConnection, run: Run, error: str) -> None:
+    """Money was taken and cannot be matched with goods: an operator decides."""
+    log.error("saga.stuck", order_id=str(run.order_id), saga=run.saga, error=error)
+    await runs.finish(connection, order_id=run.order_id, saga=run.saga, status=runs.STUCK, error=error)

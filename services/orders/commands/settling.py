@@ -1,0 +1,332 @@
+"""How an order ends: completed (the pivot), failed or cancelled, processing in between.
+
+Each function is one transaction's work under the order's row lock. Stock rows are locked in product
+order. What a status change leaves behind (history, outbox, mail, cart) is written here and nowhere else.
+"""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from protos.events.v1 import events_pb2
+from services.chassis import outbox
+from services.chassis.db import FixedSql
+from services.orders.models import (
+    cart_items,
+    carts,
+    mails,
+    order_history,
+    order_items,
+    orders,
+    product_inventory,
+    stock_movements,
+    stock_reservations,
+)
+from services.orders.queries.orders import Order
+from services.orders.rules import Status, check_move
+
+COMPLETED = "orders.order.completed"
+ENDED = {Status.FAILED: "orders.order.failed", Status.CANCELLED: "orders.order.cancelled"}
+
+# The pivot of the points saga as one statement: nothing happens unless the run still is ours and waits
+# for exactly this step. `locked` takes the stock rows in product order before they are changed.
+_CONFIRM_POINTS_ORDER = """
+    WITH run AS (
+        UPDATE saga_runs
+        SET step = %(next_step)s, attempts = 0, last_error = NULL, updated_at = now(),
+            lease_until = now() + %(lease_seconds)s * interval '1 s'
+        WHERE order_id = %(order_id)s AND saga = %(saga)s AND lease_token = %(lease_token)s
+            AND status = 'running' AND step = %(step)s
+        RETURNING order_id),
+    done AS (
+        UPDATE orders o SET status = 'completed', updated_at = now()
+        FROM run WHERE o.id = run.order_id AND o.status = 'pending'
+        RETURNING o.id, o.user_id, o.cart_version, o.email),
+    locked AS (
+        SELECT i.product_id, r.order_id, r.quantity
+        FROM done JOIN stock_reservations r ON r.order_id = done.id AND r.status = 'held'
+            JOIN product_inventory i ON i.product_id = r.product_id
+        ORDER BY i.product_id FOR NO KEY UPDATE OF i),
+    taken AS (
+        UPDATE product_inventory i
+        SET stock_quantity = i.stock_quantity - l.quantity,
+            reserved_quantity = i.reserved_quantity - l.quantity, updated_at = now()
+        FROM locked l WHERE i.product_id = l.product_id
+        RETURNING i.product_id, l.order_id, l.quantity),
+    reservations AS (
+        UPDATE stock_reservations r SET status = 'taken'
+        FROM taken t WHERE r.order_id = t.order_id AND r.product_id = t.product_id),
+    movements AS (
+        INSERT INTO stock_movements (product_id, delta, reason, order_id, actor)
+        SELECT product_id, -quantity, 'sold', order_id, 'saga' FROM taken),
+    history AS (
+        INSERT INTO order_history (order_id, user_id, from_status, to_status, actor, reason)
+        SELECT id, user_id, 'pending', 'completed', 'saga', 'points_reserved' FROM done),
+    cart AS (
+        UPDATE carts c SET version = c.version + 1, updated_at = now()
+        FROM done WHERE done.cart_version IS NOT NULL AND c.user_id = done.user_id
+        RETURNING c.user_id),
+    bought AS (
+        DELETE FROM cart_items c USING cart, order_items o
+        WHERE c.user_id = cart.user_id AND o.order_id = %(order_id)s
+            AND c.product_id = o.product_id AND c.quantity <= o.quantity),
+    left_over AS (
+        UPDATE cart_items c SET quantity = c.quantity - o.quantity FROM cart, order_items o
+        WHERE c.user_id = cart.user_id AND o.order_id = %(order_id)s
+            AND c.product_id = o.product_id AND c.quantity > o.quantity),
+    mail AS (
+        INSERT INTO mails (order_id, kind, user_id)
+        SELECT id, 'receipt', user_id FROM done WHERE email IS NOT NULL),
+    event AS (
+        INSERT INTO outbox (subject, payload) SELECT %(subject)s, %(payload)s FROM done)
+    SELECT id FROM done"""
+
+
+async def confirm_points_order(
+    connection: FixedSql,
+    *,
+    event: events_pb2.OrderCompleted,
+    order_id: UUID,
+    saga: str,
+    step: str,
+    next_step: str,
+    lease_token: UUID,
+    lease_seconds: float,
+) -> bool:
+    """The pivot: the order is completed and its run moves on. False when the run is no longer ours."""
+    parameters: dict[str, Any] = {
+        "order_id": order_id,
+        "saga": saga,
+        "step": step,
+        "next_step": next_step,
+        "lease_token": lease_token,
+        "lease_seconds": lease_seconds,
+        "subject": COMPLETED,
+        "payload": event.SerializeToString(),
+    }
+    return await (await connection.execute(_CONFIRM_POINTS_ORDER, parameters)).fetchone() is not None
+
+
+async def complete_order(connection: AsyncConnection, order: Order, *, reason: str) -> None:
+    """The pivot of a card order: its payment arrived. The caller holds the order's row lock."""
+    await _move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
+    await _take_stock(connection, order.id)
+    await _empty_bought_cart_lines(connection, order.id)
+    receipt = select(orders.c.id, orders.c.user_id, literal("receipt")).where(
+        orders.c.id == order.id, orders.c.email.is_not(None)
+    )
+    await connection.execute(
+        pg_insert(mails).from_select(["order_id", "user_id", "kind"], receipt).on_conflict_do_nothing()
+    )
+    await outbox.emit(connection, subject=COMPLETED, event=completed_event(order))
+
+
+async def start_processing(connection: AsyncConnection, order: Order, *, reason: str) -> Order:
+    """The money is on its way, or came late: the order is no longer the customer's to cancel."""
+    await _move(connection, order, Status.PROCESSING, actor="stripe", reason=reason)
+    return replace(order, status=Status.PROCESSING)
+
+
+async def keep_session(connection: AsyncConnection, order_id: UUID, *, session_id: str, url: str) -> None:
+    """Shows the customer where to pay."""
+    await connection.execute(
+        update(orders)
+        .where(orders.c.id == order_id)
+        .values(stripe_session_id=session_id, stripe_session_url=url, updated_at=func.now())
+    )
+
+
+async def keep_payment(
+    connection: AsyncConnection, order_id: UUID, *, version: int, payment_intent_id: str | None
+) -> None:
+    """Remembers the newest fact about the checkout and the payment it names."""
+    await connection.execute(
+        update(orders)
+        .where(orders.c.id == order_id)
+        .values(
+            checkout_version=func.greatest(orders.c.checkout_version, version),
+            stripe_payment_intent_id=func.coalesce(payment_intent_id, orders.c.stripe_payment_intent_id),
+            updated_at=func.now(),
+        )
+    )
+
+
+async def end_order(
+    connection: AsyncConnection,
+    order: Order,
+    to: Status,
+    *,
+    actor: str,
+    reason: str,
+    fields: dict[str, str] | None = None,
+) -> None:
+    """Fails or cancels the order and gives its stock back. The caller holds the order's row lock."""
+    await _move(connection, order, to, actor=actor, reason=reason, failure_fields=fields)
+    await release_stock(connection, order.id)
+    await outbox.emit(
+        connection,
+        subject=ENDED[to],
+        event=events_pb2.OrderEnded(
+            order_id=str(order.id),
+            user_id=str(order.user_id),
+            payment_method=str(order.payment_method),
+            reason=reason,
+        ),
+    )
+
+
+def completed_event(order: Order) -> events_pb2.OrderCompleted:
+    return events_pb2.OrderCompleted(
+        order_id=str(order.id),
+        user_id=str(order.user_id),
+        payment_method=str(order.payment_method),
+        total_cents=order.total_cents,
+        total_points=order.total_points,
+        currency=order.currency,
+    )
+
+
+async def reserve_again(connection: AsyncConnection, order: Order) -> bool:
+    """Reserves the stock of an order that had given it back; False, with nothing changed, when short."""
+    wanted = {line.product_id: line.quantity for line in order.lines}
+    rows = (
+        await connection.execute(
+            select(product_inventory)
+            .where(
+                product_inventory.c.product_id.in_(wanted), product_inventory.c.stock_quantity.is_not(None)
+            )
+            .order_by(product_inventory.c.product_id)
+            .with_for_update(key_share=True)
+        )
+    ).all()
+    if any(row.stock_quantity - row.reserved_quantity < wanted[row.product_id] for row in rows):
+        return False
+    for row in rows:
+        await _change_stock(connection, row.product_id, reserved=wanted[row.product_id])
+        await connection.execute(
+            update(stock_reservations)
+            .where(
+                stock_reservations.c.order_id == order.id,
+                stock_reservations.c.product_id == row.product_id,
+                stock_reservations.c.status == "released",
+            )
+            .values(status="held")
+        )
+    return True
+
+
+async def release_stock(connection: AsyncConnection, order_id: UUID) -> None:
+    """Frees what the order still holds; idempotent."""
+    for product_id, quantity in await _held(connection, order_id):
+        await _change_stock(connection, product_id, reserved=-quantity)
+    await _mark_reservations(connection, order_id, "released")
+
+
+async def _take_stock(connection: AsyncConnection, order_id: UUID) -> None:
+    for product_id, quantity in await _held(connection, order_id):
+        await _change_stock(connection, product_id, stock=-quantity, reserved=-quantity)
+        await connection.execute(
+            insert(stock_movements).values(
+                product_id=product_id, delta=-quantity, reason="sold", order_id=order_id, actor="saga"
+            )
+        )
+    await _mark_reservations(connection, order_id, "taken")
+
+
+async def _held(connection: AsyncConnection, order_id: UUID) -> list[tuple[UUID, int]]:
+    rows = await connection.execute(
+        select(stock_reservations.c.product_id, stock_reservations.c.quantity)
+        .where(stock_reservations.c.order_id == order_id, stock_reservations.c.status == "held")
+        .order_by(stock_reservations.c.product_id)
+    )
+    return [(row.product_id, row.quantity) for row in rows]
+
+
+async def _change_stock(
+    connection: AsyncConnection, product_id: UUID, *, stock: int = 0, reserved: int
+) -> None:
+    await connection.execute(
+        update(product_inventory)
+        .where(product_inventory.c.product_id == product_id)
+        .values(
+            stock_quantity=product_inventory.c.stock_quantity + stock,
+            reserved_quantity=product_inventory.c.reserved_quantity + reserved,
+            updated_at=func.now(),
+        )
+    )
+
+
+async def _mark_reservations(connection: AsyncConnection, order_id: UUID, status: str) -> None:
+    await connection.execute(
+        update(stock_reservations)
+        .where(stock_reservations.c.order_id == order_id, stock_reservations.c.status == "held")
+        .values(status=status)
+    )
+
+
+async def _empty_bought_cart_lines(connection: AsyncConnection, order_id: UUID) -> None:
+    """Takes what was bought out of the cart, when the order bought the cart."""
+    owner = await connection.execute(
+        update(carts)
+        .where(
+            orders.c.id == order_id, orders.c.cart_version.is_not(None), carts.c.user_id == orders.c.user_id
+        )
+        .values(version=carts.c.version + 1, updated_at=func.now())
+        .returning(carts.c.user_id)
+    )
+    user_id = owner.scalar_one_or_none()
+    if user_id is None:
+        return
+    same_line = (
+        (cart_items.c.user_id == user_id)
+        & (order_items.c.order_id == order_id)
+        & (cart_items.c.product_id == order_items.c.product_id)
+    )
+    await connection.execute(
+        delete(cart_items).where(same_line, cart_items.c.quantity <= order_items.c.quantity)
+    )
+    await connection.execute(
+        update(cart_items)
+        .where(same_line, cart_items.c.quantity > order_items.c.quantity)
+        .values(quantity=cart_items.c.quantity - order_items.c.quantity)
+    )
+
+
+async def _move(
+    connection: AsyncConnection,
+    order: Order,
+    to: Status,
+    *,
+    actor: str,
+    reason: str,
+    failure_fields: dict[str, str] | None = None,
+) -> None:
+    check_move(order.status, to)
+    failed = to in ENDED
+    comes_back = order.status in ENDED
+    await connection.execute(
+        update(orders)
+        .where(orders.c.id == order.id, orders.c.status == order.status)
+        .values(
+            status=to,
+            failure_reason=reason if failed else None,
+            failure_fields=failure_fields,
+            # By now the cart may be bought by another order.
+            **({"cart_version": None} if comes_back else {}),
+            updated_at=func.now(),
+        )
+    )
+    await connection.execute(
+        insert(order_history).values(
+            order_id=order.id,
+            user_id=order.user_id,
+            from_status=order.status,
+            to_status=to,
+            actor=actor,
+            reason=reason,
+        )
+    )

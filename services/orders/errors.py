@@ -1,0 +1,94 @@
+"""Domain errors of orders: one function each, so that reason and fields are spelled once."""
+
+from uuid import UUID
+
+from services.chassis.errors import Conflict, Invalid, NotFound, Rejected
+
+
+def product_not_found(product_id: UUID) -> NotFound:
+    return NotFound("PRODUCT_NOT_FOUND", "there is no such product", product_id=product_id)
+
+
+def product_inactive(product_id: UUID) -> Rejected:
+    return Rejected("PRODUCT_INACTIVE", "this product is no longer sold", product_id=product_id)
+
+
+def not_for_points(product_id: UUID) -> Rejected:
+    return Rejected("NOT_FOR_POINTS", "this product is sold for money only", product_id=product_id)
+
+
+def out_of_stock(product_id: UUID, *, available: int, order_id: UUID) -> Rejected:
+    return Rejected(
+        "OUT_OF_STOCK",
+        "fewer pieces are left than wanted",
+        product_id=product_id,
+        available=available,
+        order_id=order_id,
+    )
+
+
+def insufficient_points(*, needed: int, available: int, order_id: UUID) -> Rejected:
+    return Rejected(
+        "INSUFFICIENT_POINTS",
+        f"the order costs {needed} points, {available} are available",
+        needed=needed,
+        available=available,
+        order_id=order_id,
+    )
+
+
+def cart_empty() -> Rejected:
+    return Rejected("CART_EMPTY", "the cart is empty: put something in, or send items")
+
+
+def cart_changed(version: int) -> Conflict:
+    return Conflict("CART_CHANGED", "the cart changed since it was read", version=version)
+
+
+def invalid_quantity(product_id: UUID, limit: int) -> Invalid:
+    return Invalid(
+        "INVALID_QUANTITY", f"quantity is 1 to {limit} pieces of one product", product_id=product_id
+    )
+
+
+def too_many_lines(limit: int) -> Invalid:
+    return Invalid("TOO_MANY_LINES", f"at most {limit} different products at once")
+
+
+def order_too_large(limit_cents: int) -> Invalid:
+    return Invalid("ORDER_TOO_LARGE", "the order's total is too large", limit_cents=limit_cents)
+
+
+def invalid_payment_method() -> Invalid:
+    return Invalid("INVALID_PAYMENT_METHOD", "payment_method is stripe or points", field="payment_method")
+
+
+def order_not_found(order_id: UUID | str) -> NotFound:
+    return NotFound("ORDER_NOT_FOUND", "there is no such order", order_id=order_id)
+
+
+def request_in_flight(order_id: UUID) -> Conflict:
+    return Conflict(
+        "REQUEST_IN_FLIGHT",
+        "a request with this Idempotency-Key is still running; ask again in a moment",
+        order_id=order_id,
+    )
+
+
+def checkout_in_progress(order_id: UUID) -> Conflict:
+    return Conflict(
+        "CHECKOUT_IN_PROGRESS", "this cart is being bought with another payment method", order_id=order_id
+    )
+
+
+def order_not_cancellable(order_id: UUID, status: str) -> Conflict:
+    return Conflict(
+        "ORDER_NOT_CANCELLABLE",
+        f"the order is {status}; only an unpaid order can be cancelled",
+        order_id=order_id,
+        status=status,
+    )
+
+
+def illegal_transition(current: str, to: str) -> Conflict:
+    return Conflict("ILLEGAL_TRANSITION", f"an order that is {current} cannot become {to}")

@@ -1,0 +1,1 @@
+"""Reads of the orders database, one noun per module."""

@@ -1,0 +1,124 @@
+"""Orders as their owner sees them, and the named locking reads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.orders.models import order_items, orders, saga_runs
+from services.orders.rules import Line, Method, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order with its frozen lines. Amounts in minor units, points whole."""
+
+    id: UUID
+    user_id: UUID
+    status: Status
+    payment_method: Method
+    total_cents: int
+    total_points: int
+    currency: str
+    failure_reason: str | None
+    failure_fields: Mapping[str, str] | None
+    # Sealed; None when the customer's token bore none.
+    email: bytes | None
+    request_hash: bytes
+    stripe_session_id: str | None
+    stripe_session_url: str | None
+    checkout_version: int
+    created_at: datetime
+    fulfilled_at: datetime | None
+    lines: tuple[Line, ...]
+
+
+_COLUMNS = [orders.c[name] for name in Order.__dataclass_fields__ if name != "lines"]
+
+
+async def find_order(connection: AsyncConnection, order_id: UUID) -> Order | None:
+    """The order by id; under the app login only when it is the current user's."""
+    rows = (await connection.execute(select(*_COLUMNS).where(orders.c.id == order_id))).all()
+    return next(iter(await _with_lines(connection, rows)), None)
+
+
+async def find_by_key(connection: AsyncConnection, *, user_id: UUID, key: str) -> Order | None:
+    """The order that an Idempotency-Key of this user made."""
+    query = select(*_COLUMNS).where(orders.c.user_id == user_id, orders.c.idempotency_key == key)
+    return next(iter(await _with_lines(connection, (await connection.execute(query)).all())), None)
+
+
+async def find_active_of_cart(
+    connection: AsyncConnection, *, user_id: UUID, cart_version: int
+) -> Order | None:
+    """The one order that is buying this version of the cart right now."""
+    query = select(*_COLUMNS).where(
+        orders.c.user_id == user_id,
+        orders.c.cart_version == cart_version,
+        orders.c.status.in_([Status.PENDING, Status.PROCESSING]),
+    )
+    return next(iter(await _with_lines(connection, (await connection.execute(query)).all())), None)
+
+
+async def lock_order(connection: AsyncConnection, order_id: UUID) -> Order | None:
+    """The order with its row locked: whoever settles it decides under this lock."""
+    query = select(*_COLUMNS).where(orders.c.id == order_id).with_for_update()
+    return next(iter(await _with_lines(connection, (await connection.execute(query)).all())), None)
+
+
+async def list_orders(
+    connection: AsyncConnection, *, user_id: UUID, limit: int, before: UUID | None
+) -> Sequence[Order]:
+    """The user's orders, newest first, `limit` of them older than the order `before`."""
+    query = (
+        select(*_COLUMNS)
+        .where(orders.c.user_id == user_id)
+        .order_by(orders.c.created_at.desc(), orders.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        last = select(orders.c.created_at, orders.c.id).where(orders.c.id == before).scalar_subquery()
+        query = query.where(tuple_(orders.c.created_at, orders.c.id) < last)
+    return await _with_lines(connection, (await connection.execute(query)).all())
+
+
+async def is_driven(connection: AsyncConnection, order_id: UUID) -> bool:
+    """Whether someone holds a live lease on a saga of the order."""
+    leased = select(saga_runs.c.order_id).where(
+        saga_runs.c.order_id == order_id,
+        saga_runs.c.status.in_(["running", "undoing"]),
+        saga_runs.c.lease_until > func.clock_timestamp(),
+    )
+    return (await connection.execute(leased.limit(1))).first() is not None
+
+
+async def _with_lines(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Order]:
+    """Adds the lines of all orders with one query."""
+    if not rows:
+        return []
+    lines: dict[UUID, list[Line]] = {row.id: [] for row in rows}
+    for item in await connection.execute(
+        select(
+            order_items.c.order_id,
+            order_items.c.product_id,
+            order_items.c.title,
+            order_items.c.price_cents,
+            order_items.c.price_points,
+            order_items.c.quantity,
+        )
+        .where(order_items.c.order_id.in_(list(lines)))
+        .order_by(order_items.c.product_id)
+    ):
+        lines[item.order_id].append(Line(*item[1:]))
+    return [
+        Order(
+            **dict(row._mapping)
+            | {"status": Status(row.status), "payment_method": Method(row.payment_method)},
+            lines=tuple(lines[row.id]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,136 @@
+"""Pure decisions about orders: the status table, lines and totals. No I/O, no clock."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from services.orders import errors
+
+MAX_QUANTITY = 1000
+MAX_LINES = 100
+# Stripe refuses more than eight digits of minor units in most currencies:
+# https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts
+MAX_TOTAL_CENTS = 99_999_999
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REFUNDED = "refunded"
+
+
+class Method(StrEnum):
+    STRIPE = "stripe"
+    POINTS = "points"
+
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.PENDING: frozenset({Status.PROCESSING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+    Status.PROCESSING: frozenset({Status.COMPLETED, Status.FAILED, Status.REFUNDED}),
+    # A payment that Stripe took after we gave the order up.
+    Status.FAILED: frozenset({Status.PROCESSING}),
+    Status.CANCELLED: frozenset({Status.PROCESSING}),
+    Status.COMPLETED: frozenset({Status.REFUNDED}),
+    Status.REFUNDED: frozenset(),
+}
+
+
+def check_move(current: Status, to: Status) -> None:
+    """Raises ILLEGAL_TRANSITION when the table does not know the move."""
+    if to not in TRANSITIONS[current]:
+        raise errors.illegal_transition(current, to)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A product as it stands now. `available` None: unlimited."""
+
+    product_id: UUID
+    title: str
+    price_cents: int
+    price_points: int
+    currency: str
+    active: bool
+    available: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One frozen line of an order; prices are of one piece."""
+
+    product_id: UUID
+    title: str
+    price_cents: int
+    price_points: int
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Basket:
+    """What an order will hold. A points order has no cents, a card order no points."""
+
+    lines: tuple[Line, ...]
+    total_cents: int
+    total_points: int
+    currency: str
+
+
+def sum_quantities(wanted: Iterable[tuple[UUID, int]]) -> dict[UUID, int]:
+    """Lines of one product become one line; raises INVALID_QUANTITY and TOO_MANY_LINES."""
+    quantities: dict[UUID, int] = {}
+    for product_id, quantity in wanted:
+        if not 1 <= quantity <= MAX_QUANTITY:
+            raise errors.invalid_quantity(product_id, MAX_QUANTITY)
+        quantities[product_id] = quantities.get(product_id, 0) + quantity
+    for product_id, quantity in quantities.items():
+        if quantity > MAX_QUANTITY:
+            raise errors.invalid_quantity(product_id, MAX_QUANTITY)
+    if len(quantities) > MAX_LINES:
+        raise errors.too_many_lines(MAX_LINES)
+    return quantities
+
+
+def price(quantities: Mapping[UUID, int], offers: Sequence[Offer], method: Method) -> Basket:
+    """Freezes lines and totals; raises when a product cannot be bought that way. Stock is not looked at."""
+    by_id = {offer.product_id: offer for offer in offers}
+    for product_id in quantities:
+        _check_offer(product_id, by_id.get(product_id), method)
+    # In product order, as rows are locked.
+    lines = tuple(
+        Line(
+            offer.product_id, offer.title, offer.price_cents, offer.price_points, quantities[offer.product_id]
+        )
+        for offer in sorted(offers, key=lambda offer: offer.product_id)
+    )
+    total_cents = sum(line.price_cents * line.quantity for line in lines)
+    total_points = sum(line.price_points * line.quantity for line in lines)
+    if total_cents > MAX_TOTAL_CENTS:
+        raise errors.order_too_large(MAX_TOTAL_CENTS)
+    by_card = method is Method.STRIPE
+    return Basket(lines, total_cents if by_card else 0, 0 if by_card else total_points, offers[0].currency)
+
+
+def _check_offer(product_id: UUID, offer: Offer | None, method: Method) -> None:
+    if offer is None:
+        raise errors.product_not_found(product_id)
+    if not offer.active:
+        raise errors.product_inactive(product_id)
+    if method is Method.POINTS and offer.price_points == 0:
+        raise errors.not_for_points(product_id)
+
+
+def first_short(quantities: Mapping[UUID, int], offers: Sequence[Offer]) -> Offer | None:
+    """The first product of which fewer pieces are free than wanted; None when all are there."""
+    for offer in offers:
+        if offer.available is not None and offer.available < quantities[offer.product_id]:
+            return offer
+    return None
+
+
+def backoff_seconds(attempts: int) -> float:
+    """How long a failed step waits: 0.5 s doubled each time, at most 30 s."""
+    return float(min(30.0, 0.5 * 2 ** min(attempts, 8)))

@@ -1,0 +1,14 @@
+"""The environment of the orders service."""
+
+from pydantic import SecretStr
+
+from services.chassis.settings import ServiceSettings
+
+
+class OrdersSettings(ServiceSettings):
+    # host:port, or dns:///headless-name:port for every replica.
+    wallet_target: str
+    payments_target: str
+    # smtp://[user:password@]host:port, or smtps:// for TLS.
+    smtp_url: SecretStr
+    mail_from: str

@@ -101,7 +101,8 @@ async def _keep(
     resource_id: UUID | None,
     rejection: Mapping[str, Any] | None,
 ) -> bool:
-    result = await connection.execute(
+    # RETURNING, since SQLAlchemy keeps no rowcount of an INSERT.
+    kept = await connection.scalar(
         insert(_KEYS)
         .values(
             user_id=request.user_id,
@@ -112,8 +113,9 @@ async def _keep(
             rejection=rejection,
         )
         .on_conflict_do_nothing()
+        .returning(_KEYS.c.key)
     )
-    return result.rowcount == 1
+    return kept is not None
 
 
 def as_json(error: DomainError) -> dict[str, Any]:

@@ -20,10 +20,14 @@ _DEAD_LETTERS = table(
 
 async def is_new(connection: AsyncConnection, *, consumer: str, message_id: UUID) -> bool:
     """Records the message; False when this consumer has dealt with it before."""
-    result = await connection.execute(
-        insert(_INBOX).values(consumer=consumer, message_id=message_id).on_conflict_do_nothing()
+    # RETURNING, since SQLAlchemy keeps no rowcount of an INSERT.
+    recorded = await connection.scalar(
+        insert(_INBOX)
+        .values(consumer=consumer, message_id=message_id)
+        .on_conflict_do_nothing()
+        .returning(_INBOX.c.message_id)
     )
-    return result.rowcount == 1
+    return recorded is not None
 
 
 async def bury(

@@ -1,0 +1,67 @@
+"""Starts wallet: `python -m services.wallet`, or migrates its database with the argument `migrate`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
+from services.chassis import failpoints, logs, migrate
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer
+from services.chassis.crypto import EmailHasher, Keyring
+from services.chassis.db import Database
+from services.chassis.grpc_server import GrpcServer
+from services.chassis.relay import Relay
+from services.chassis.workers import Worker, background, run_until_signal
+from services.wallet.api import WalletServicer
+from services.wallet.events import SUBSCRIPTIONS
+from services.wallet.overdue import TICK_SECONDS, OverdueHolds
+from services.wallet.settings import WalletSettings
+
+
+async def serve(settings: WalletSettings) -> None:
+    database = Database(
+        app_url=settings.database_app_url,
+        worker_url=settings.database_worker_url,
+        pool_size=settings.database_pool_size,
+        name="wallet",
+    )
+    bus = Bus(settings.nats_url, name="wallet", stream="WALLET")
+    relay = Relay(database_url=settings.database_worker_url, bus=bus, source="wallet")
+    consumers = [Consumer(of, bus=bus, database=database, after_commit=relay.wake) for of in SUBSCRIPTIONS]
+    overdue = OverdueHolds(database=database, relay=relay, ask_again_seconds=settings.hold_ask_again_seconds)
+    server = GrpcServer(settings.grpc_listen)
+    server.add(
+        WalletServicer(
+            database=database,
+            keyring=Keyring(settings.data_encryption_keys),
+            email_hasher=EmailHasher(settings.email_hmac_key),
+            hold_seconds=settings.hold_seconds,
+        ),
+        wallet_pb2_grpc.add_WalletServiceServicer_to_server,
+        wallet_pb2.DESCRIPTOR.services_by_name["WalletService"],
+    )
+    async with background(
+        bus.run(),
+        relay.run(),
+        Worker("holds.overdue", overdue.ask, tick_seconds=TICK_SECONDS).run(),
+        *(consumer.run() for consumer in consumers),
+    ):
+        await server.start()
+        await run_until_signal()
+        await server.stop()
+    await database.dispose()
+
+
+def main() -> None:
+    if sys.argv[1:] == ["migrate"]:
+        migrate.upgrade(Path(__file__).parent / "migrations")
+        return
+    settings = WalletSettings()
+    logs.configure("wallet", settings.log_level)
+    failpoints.arm(settings.failpoints)
+    asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The end of a session as Stripe confirms it: on demand for an order, and for those we heard nothing of.
+
+A session that is asked to expire may have been paid a moment before: then Stripe refuses, and what it
+says of the session instead takes the same way as a webhook. No transaction is open during a call.
+"""
+
+import asyncio
+from uuid import UUID
+
+from services.chassis import logs
+from services.chassis.db import Database
+from services.payments import errors, queries, rules
+from services.payments.commands import checkouts
+from services.payments.errors import StripeRefused
+from services.payments.opening import Opener, request_deadline
+from services.payments.rules import Checkout, Session, Status
+from services.payments.stripe_client import CALL_SECONDS, Stripe
+
+log = logs.get(__name__)
+
+TICK_SECONDS = 5.0
+_BATCH = 8
+_LONGEST_BACKOFF_SECONDS = 3600.0
+
+
+class Closer:
+    """Ends checkouts together with Stripe."""
+
+    def __init__(self, *, database: Database, stripe: Stripe, opener: Opener) -> None:
+        self._database = database
+        self._stripe = stripe
+        self._opener = opener
+
+    async def expire_order(self, *, user_id: UUID, order_id: UUID) -> Checkout:
+        """Ends the checkout of an order, or leaves a tombstone for one that is yet to come. The state
+        that it returns is final as far as Stripe goes, or `processing`; Unavailable otherwise."""
+        deadline = request_deadline()
+        checkout = await self._find_or_bury(user_id, order_id)
+        if checkout.user_id != user_id:
+            raise errors.checkout_not_found()
+        if checkout.status is Status.CREATING:
+            checkout = await self._finish_creation(checkout, deadline)
+        if checkout.status is Status.OPEN:
+            checkout = await self._expire(checkout, deadline)
+        return checkout
+
+    async def _find_or_bury(self, user_id: UUID, order_id: UUID) -> Checkout:
+        async with self._database.worker() as connection:
+            checkout = await queries.find_order_checkout(connection, order_id)
+            checkout = checkout or await checkouts.bury_order(connection, user_id=user_id, order_id=order_id)
+            # A twin that wrote the row in between has committed, or the insert would still wait.
+            checkout = checkout or await queries.find_order_checkout(connection, order_id)
+        assert checkout is not None, "checkouts are never deleted"
+        return checkout
+
+    async def _finish_creation(self, checkout: Checkout, deadline: float) -> Checkout:
+        """Only a session that is known can be ended: the creation is brought to its end first."""
+        async with self._database.worker() as connection:
+            leased = await checkouts.lease_checkout(connection, checkout.id)
+        if leased is None:
+            raise errors.checkout_creating()
+        checkout = await self._opener.open(leased, deadline=deadline)
+        if checkout.status is Status.CREATING:
+            raise errors.checkout_creating()
+        return checkout
+
+    async def _expire(self, checkout: Checkout, deadline: float) -> Checkout:
+        assert checkout.session_id, "an open checkout has a session"
+        try:
+            session = await self._stripe.expire_session(checkout.session_id, deadline=deadline)
+        except StripeRefused:
+            session = await self._retrieve(checkout.session_id, deadline)
+        await self._opener.record(session)
+        async with self._database.worker() as connection:
+            found = await queries.find_checkout(connection, checkout.id)
+        if found is None or found.status is Status.OPEN:
+            raise errors.checkout_unconfirmed()
+        return found
+
+    async def _retrieve(self, session_id: str, deadline: float) -> Session:
+        try:
+            return await self._stripe.retrieve_session(session_id, deadline=deadline)
+        except StripeRefused as error:
+            log.error("session.unknown_to_stripe", session_id=session_id, code=error.code)
+            raise errors.checkout_unconfirmed() from error
+
+    async def settle_overdue(self) -> bool:
+        """Asks Stripe about checkouts whose end should have been told; True when there may be more."""
+        async with self._database.worker() as connection:
+            claimed = await checkouts.claim_overdue(connection, limit=_BATCH)
+        deadline = asyncio.get_running_loop().time() + CALL_SECONDS
+        await asyncio.gather(*(self._settle(checkout, deadline) for checkout in claimed))
+        return len(claimed) == _BATCH
+
+    async def _settle(self, checkout: Checkout, deadline: float) -> None:
+        assert checkout.session_id, "an open checkout has a session"
+        try:
+            await self._opener.record(await self._retrieve(checkout.session_id, deadline))
+        except Exception as error:  # noqa: BLE001 - given back: asked again after a pause
+            log.warning("checkout.overdue", checkout_id=str(checkout.id), error=repr(error))
+        # A bank debit takes days, so that the pauses grow; a change of state has ended the lease.
+        delay = rules.backoff_seconds(checkout.tries, longest=_LONGEST_BACKOFF_SECONDS)
+        async with self._database.worker() as connection:
+            await checkouts.release_checkout(connection, checkout, delay_seconds=delay)

@@ -1,0 +1,1 @@
+"""State changes of payments, one function each; the caller owns the transaction."""

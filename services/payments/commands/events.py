@@ -1,0 +1,106 @@
+"""The stored Stripe events: received once, claimed under a lease, finished or tried again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.ids import uuid7
+from services.payments.errors import LeaseLost
+from services.payments.models import stripe_events
+from services.payments.rules import LEASE
+
+_MAX_ERROR_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    id: str
+    type: str
+    payload: bytes
+    attempts: int
+    lease_token: UUID
+
+
+async def receive_event(
+    connection: AsyncConnection, *, event_id: str, event_type: str, created: int, sealed_payload: bytes
+) -> bool:
+    """Keeps an event; False when it was known. `created` is in Unix seconds."""
+    # RETURNING, since SQLAlchemy keeps no rowcount of an INSERT.
+    stored = await connection.scalar(
+        insert(stripe_events)
+        .values(
+            id=event_id,
+            type=event_type,
+            created=datetime.fromtimestamp(created, UTC),
+            payload=sealed_payload,
+        )
+        .on_conflict_do_nothing()
+        .returning(stripe_events.c.id)
+    )
+    return stored is not None
+
+
+async def claim_events(connection: AsyncConnection, *, limit: int) -> Sequence[ClaimedEvent]:
+    """Leases events that are due, the longest waiting first."""
+    due = (
+        select(stripe_events.c.id)
+        .where(stripe_events.c.status == "received", stripe_events.c.lease_until <= func.now())
+        .order_by(stripe_events.c.lease_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    token = uuid7()
+    rows = await connection.execute(
+        update(stripe_events)
+        .where(stripe_events.c.id.in_(due))
+        .values(lease_token=token, lease_until=func.now() + LEASE, attempts=stripe_events.c.attempts + 1)
+        .returning(
+            stripe_events.c.id,
+            stripe_events.c.type,
+            stripe_events.c.payload,
+            stripe_events.c.attempts,
+            stripe_events.c.lease_token,
+        )
+    )
+    return [ClaimedEvent(**row._mapping) for row in rows]
+
+
+async def finish_event(connection: AsyncConnection, event: ClaimedEvent, *, ignored: bool) -> None:
+    """Marks the event in the transaction of its effects; LeaseLost rolls them back when another worker
+    has taken it over."""
+    result = await connection.execute(
+        update(stripe_events)
+        .where(
+            stripe_events.c.id == event.id,
+            stripe_events.c.lease_token == event.lease_token,
+            stripe_events.c.status == "received",
+        )
+        .values(
+            status="ignored" if ignored else "processed",
+            processed_at=func.now(),
+            lease_token=None,
+            error=None,
+        )
+    )
+    if result.rowcount != 1:
+        raise LeaseLost
+
+
+async def retry_event(
+    connection: AsyncConnection, event: ClaimedEvent, *, error: str, delay_seconds: float
+) -> None:
+    """Keeps why an event failed and when it is tried again."""
+    await connection.execute(
+        update(stripe_events)
+        .where(stripe_events.c.id == event.id, stripe_events.c.lease_token == event.lease_token)
+        .values(
+            error=error[:_MAX_ERROR_LENGTH],
+            lease_token=None,
+            lease_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, literal(delay_seconds)),
+        )
+    )

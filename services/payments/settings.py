@@ -1,0 +1,24 @@
+"""The environment of payments."""
+
+from pydantic import SecretStr
+
+from services.chassis.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    stripe_secret_key: SecretStr
+    # Comma separated: while a secret is rolled, the old and the new one are both accepted.
+    stripe_webhook_secrets: SecretStr
+    stripe_api_base: str = "https://api.stripe.com"
+    # host:port of the webhook endpoint.
+    webhook_listen: str
+    # Origin of the shop's pages: Stripe sends the customer back there.
+    shop_url: str
+
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """At least one secret; ValueError when the variable holds none."""
+        listed = self.stripe_webhook_secrets.get_secret_value().split(",")
+        secrets = tuple(secret.strip() for secret in listed if secret.strip())
+        if not secrets:
+            raise ValueError("STRIPE_WEBHOOK_SECRETS names no secret")
+        return secrets

@@ -1,0 +1,237 @@
+"""Stripe's way in: verify the raw body, keep it, answer; events.py does the rest.
+
+The answer is 200 once the event is committed (again for one that is known), 400 for what Stripe did not
+sign, 413 for more than 512 KiB, 503 when it could not be kept: Stripe then delivers again. Signatures are
+checked over the bytes as they came (docs.stripe.com/webhooks, "Verify manually"): the official helper raises
+on hostile input and takes timestamps of the future.
+
+Failpoint: payments.event.received (after the commit, before the answer).
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import uvicorn
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from services.chassis import failpoints, logs
+from services.chassis.crypto import Keyring
+from services.chassis.db import Database
+from services.payments.commands import events
+from services.payments.events import payload_place
+
+log = logs.get(__name__)
+
+MAX_BODY_BYTES = 512 * 1024
+TOLERANCE_SECONDS = 300
+_MAX_SIGNATURES = 16
+_MAX_ID_LENGTH = 255
+# Year 2242; keeps a hostile number out of the database's range checks.
+_MAX_CREATED = 1 << 33
+_AT_ONCE = 2
+_MAX_WAITING = 1000
+_STOP_SECONDS = 3
+
+
+class BadWebhook(Exception):
+    """Not an event that Stripe signed for us."""
+
+
+class BodyTooLarge(Exception):
+    """More than MAX_BODY_BYTES."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What is read of an event before it is stored."""
+
+    id: str
+    type: str
+    created: int
+
+
+def verify(body: bytes, header: str | None, *, secrets: Sequence[str], now: float) -> None:
+    """Raises BadWebhook unless one of `secrets` signed the body within five minutes of `now` (Unix
+    seconds), before or after."""
+    timestamp, signatures = _signature_parts(header or "")
+    if abs(now - int(timestamp)) > TOLERANCE_SECONDS:
+        raise BadWebhook("timestamp")
+    signed = timestamp.encode() + b"." + body
+    expected = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets]
+    # No early end: how long it takes says nothing about which pair came close.
+    matches = [hmac.compare_digest(ours, theirs) for ours in expected for theirs in signatures]
+    if not any(matches):
+        raise BadWebhook("signature")
+
+
+def _signature_parts(header: str) -> tuple[str, list[str]]:
+    if not header.isascii():
+        raise BadWebhook("header")
+    pairs = [part.strip().partition("=") for part in header.split(",")]
+    timestamps = [value for name, _, value in pairs if name == "t"]
+    signatures = [value for name, _, value in pairs if name == "v1"]
+    if len(timestamps) != 1 or not 1 <= len(signatures) <= _MAX_SIGNATURES:
+        raise BadWebhook("header")
+    if not timestamps[0].isdigit() or len(timestamps[0]) > 12:
+        raise BadWebhook("header")
+    return timestamps[0], signatures
+
+
+def read_envelope(body: bytes) -> Envelope:
+    """Id, type and time of a verified event; BadWebhook when it is none (thin events are none)."""
+    try:
+        event = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadWebhook("json") from error
+    if not isinstance(event, dict) or event.get("object") != "event":
+        raise BadWebhook("object")
+    created = event.get("created")
+    if type(created) is not int or not 0 <= created < _MAX_CREATED:
+        raise BadWebhook("created")
+    return Envelope(id=_label(event.get("id")), type=_label(event.get("type")), created=created)
+
+
+def _label(value: Any) -> str:
+    """Visible ASCII: Postgres takes no NUL, and logs no line breaks."""
+    if isinstance(value, str) and 1 <= len(value) <= _MAX_ID_LENGTH and all("!" <= c <= "~" for c in value):
+        return value
+    raise BadWebhook("label")
+
+
+class Receiver:
+    """Keeps events; `wake` tells the worker that there is one."""
+
+    def __init__(
+        self, *, database: Database, keyring: Keyring, secrets: Sequence[str], wake: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._secrets = secrets
+        self._wake = wake
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._waiting = 0
+
+    async def receive(self, request: Request) -> Response:
+        """POST /api/webhooks/stripe"""
+        try:
+            body = await _read_body(request)
+            verify(body, request.headers.get("stripe-signature"), secrets=self._secrets, now=time.time())
+            envelope = read_envelope(body)
+        except BadWebhook as error:
+            log.warning("webhook.refused", why=str(error))
+            return problem(400, "invalid_signature", "Invalid signature")
+        except BodyTooLarge:
+            return problem(413, "payload_too_large", "Payload too large")
+        if self._waiting >= _MAX_WAITING:
+            return problem(503, "overloaded", "Overloaded")
+        return await self._keep(envelope, body)
+
+    async def _keep(self, envelope: Envelope, body: bytes) -> Response:
+        sealed = self._keyring.seal(body, place=payload_place(envelope.id))
+        self._waiting += 1
+        try:
+            # Few at once, so that a burst leaves connections to the workers.
+            async with self._slots, self._database.worker() as connection:
+                await events.receive_event(
+                    connection,
+                    event_id=envelope.id,
+                    event_type=envelope.type,
+                    created=envelope.created,
+                    sealed_payload=sealed,
+                )
+        except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
+            log.error("webhook.not_kept", event_id=envelope.id, error=type(error).__name__)
+            return problem(503, "unavailable", "Try again")
+        finally:
+            self._waiting -= 1
+        failpoints.hit("payments.event.received")
+        self._wake()
+        return JSONResponse({"received": True})
+
+
+async def _read_body(request: Request) -> bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+        raise BodyTooLarge
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise BodyTooLarge
+    except ClientDisconnect as error:
+        raise BadWebhook("disconnected") from error
+    return bytes(body)
+
+
+def problem(status: int, code: str, error: str) -> Response:
+    """RFC 9457; `error` is what integrations of Stripe's own examples look for."""
+    return JSONResponse(
+        {"type": "about:blank", "title": error, "status": status, "code": code, "error": error},
+        status_code=status,
+        media_type="application/problem+json",
+        headers={"Retry-After": "1"} if status == 503 else None,
+    )
+
+
+async def health(_: Request) -> Response:
+    """GET /healthz"""
+    return JSONResponse({"status": "ok"})
+
+
+class WebhookServer:
+    """The endpoint on its own port, in the event loop of the gRPC server."""
+
+    def __init__(self, listen: str, receiver: Receiver) -> None:
+        host, _, port = listen.rpartition(":")
+        self._address = (host, int(port))
+        app = Starlette(
+            routes=[
+                Route("/api/webhooks/stripe", receiver.receive, methods=["POST"]),
+                Route("/healthz", health, methods=["GET"]),
+            ]
+        )
+        self._server = _Uvicorn(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=_STOP_SECONDS,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        # Bound here: a busy port is an OSError that names it, not uvicorn's sys.exit.
+        listener = socket.create_server(self._address, backlog=2048)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        log.info("webhooks.serving", address=f"{self._address[0]}:{self._address[1]}")
+
+    async def stop(self) -> None:
+        """Refuses new requests, finishes the running ones."""
+        self._server.should_exit = True
+        if self._serving:
+            await self._serving
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the composition root's."""
+        yield

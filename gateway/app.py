@@ -1,0 +1,66 @@
+"""The ASGI application: routes, error handlers, the gate in front, CORS before all."""
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from gateway import openapi, problems
+from gateway.auth import Authenticator
+from gateway.backends import Backends
+from gateway.gate import Gate
+from gateway.routes import cart, catalog, health, orders, pages, points, webhooks
+from gateway.settings import GatewaySettings
+
+_ROUTERS = (
+    orders.router,
+    points.router,
+    points.public_router,
+    cart.router,
+    catalog.router,
+    webhooks.router,
+    health.router,
+    pages.router,
+)
+_TAGS = [
+    {"name": "catalog", "description": "What can be bought."},
+    {"name": "points", "description": "Points: packages, checkouts, balance and ledger."},
+    {"name": "cart", "description": "The customer's cart."},
+    {"name": "orders", "description": "Buying images, and what became of it."},
+    {"name": "webhooks", "description": "For Stripe."},
+    {"name": "health", "description": "For the platform."},
+]
+
+
+def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
+    """The routes and their error handlers, without the gate."""
+    api = FastAPI(
+        title="AI Shop",
+        version="1.0.0",
+        description="Buy points, spend them on images, or buy images by card. Errors: /docs/errors.",
+        openapi_tags=_TAGS,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    api.state.backends = backends
+    api.state.authenticator = Authenticator(settings)
+    api.state.is_draining = False
+    problems.install(api)
+    for router in _ROUTERS:
+        api.include_router(router)
+    openapi.install(api)
+    return api
+
+
+def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
+    """The application as it is served."""
+    gate = Gate(api, settings)
+    if not settings.cors_origins:
+        return gate
+    return CORSMiddleware(
+        gate,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
+        expose_headers=["ETag", "Location", "Retry-After", "Idempotency-Key"],
+        max_age=600,
+    )

@@ -1,0 +1,74 @@
+"""Who is asking: Supabase-shaped JWTs."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+import jwt
+from jwt.utils import base64url_encode
+
+from gateway.problems import ProblemError
+from gateway.settings import GatewaySettings
+
+_ALGORITHM = "HS256"
+_AUDIENCE = "authenticated"
+_LEEWAY_SECONDS = 2
+# RFC 5321: 64 of the local part, @, 255 of the domain.
+_MAX_EMAIL = 320
+
+
+class Customer(NamedTuple):
+    """The verified caller. `email` is empty when the token bears none that is usable."""
+
+    user_id: str
+    email: str
+
+
+class Authenticator:
+    """Turns an Authorization header into a Customer, or raises the 401 that says why not."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        secret = settings.auth_jwt_secret.get_secret_value().encode()
+        # Prepared once: a bare secret would be searched for PEM and DER keys at every request.
+        self._key = jwt.PyJWK({"kty": "oct", "k": base64url_encode(secret).decode(), "alg": _ALGORITHM})
+        self._issuer = settings.auth_issuer
+        self._jwt = jwt.PyJWT({"require": ["exp", "aud", "sub", *(["iss"] if self._issuer else [])]})
+
+    async def verify(self, authorization: str | None) -> Customer:
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise _refused("missing_token", "")
+        try:
+            claims = self._jwt.decode(
+                token.strip(),
+                self._key,
+                algorithms=[_ALGORITHM],
+                audience=_AUDIENCE,
+                issuer=self._issuer,
+                leeway=_LEEWAY_SECONDS,
+            )
+            return Customer(str(UUID(claims["sub"])), _email(claims.get("email")))
+        except jwt.ExpiredSignatureError as error:
+            raise _refused("token_expired", "invalid_token") from error
+        # Hostile headers and claims (nesting, infinite dates, odd types) fail outside PyJWT's own errors.
+        except (
+            jwt.PyJWTError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+            AttributeError,
+        ) as error:
+            raise _refused("invalid_token", "invalid_token") from error
+
+
+def _email(claim: object) -> str:
+    """The token's e-mail when it is one line of a mailbox's length, else nothing."""
+    if isinstance(claim, str) and len(claim) <= _MAX_EMAIL and "@" in claim and claim.isprintable():
+        return claim
+    return ""
+
+
+def _refused(code: str, bearer_error: str) -> ProblemError:
+    """RFC 6750: no error attribute when no token came at all."""
+    challenge = f'Bearer error="{bearer_error}"' if bearer_error else "Bearer"
+    return ProblemError(code, headers={"WWW-Authenticate": challenge})

@@ -1,0 +1,90 @@
+"""The services behind the gateway: three gRPC channels and payments' webhook port."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gateway.settings import GatewaySettings
+from protos.orders.v1 import orders_pb2_grpc
+from protos.payments.v1 import payments_pb2_grpc
+from protos.wallet.v1 import wallet_pb2_grpc
+from services.chassis import grpc_client
+from services.chassis.errors import DomainError
+
+WALLET_SECONDS = 2.0
+PAYMENTS_SECONDS = 5.5
+ORDERS_SECONDS = 6.5
+_HEALTH_SECONDS = 1.0
+_WEBHOOK_SECONDS = 5.0
+
+
+class Backends:
+    """Typed stubs; every call through `call_*` has its service's deadline."""
+
+    def __init__(
+        self,
+        *,
+        wallet: grpc.aio.Channel,
+        orders: grpc.aio.Channel,
+        payments: grpc.aio.Channel,
+        webhooks: httpx.AsyncClient,
+        webhook_url: str,
+    ) -> None:
+        self.wallet = wallet_pb2_grpc.WalletServiceStub(wallet)
+        self.catalog = orders_pb2_grpc.CatalogServiceStub(orders)
+        self.cart = orders_pb2_grpc.CartServiceStub(orders)
+        self.orders = orders_pb2_grpc.OrdersServiceStub(orders)
+        self.payments = payments_pb2_grpc.PaymentsServiceStub(payments)
+        self._webhooks = webhooks
+        self._webhook_url = webhook_url
+        self._channels = {"wallet": wallet, "orders": orders, "payments": payments}
+
+    async def relay_webhook(self, body: bytes, headers: list[tuple[bytes, bytes]]) -> httpx.Response:
+        """payments' answer to a webhook; httpx.TransportError when it is away."""
+        return await self._webhooks.post(self._webhook_url, content=body, headers=headers)
+
+    async def unavailable(self) -> list[str]:
+        """The services that do not say SERVING right now, asked all at once."""
+        answers = await asyncio.gather(*(_is_serving(channel) for channel in self._channels.values()))
+        return [name for name, is_serving in zip(self._channels, answers, strict=True) if not is_serving]
+
+
+@asynccontextmanager
+async def connect(settings: GatewaySettings) -> AsyncIterator[Backends]:
+    """Lazily connected backends, closed at the end."""
+    async with AsyncExitStack() as stack:
+        wallet, orders, payments = [
+            await stack.enter_async_context(grpc_client.channel(target))
+            for target in (settings.wallet_target, settings.orders_target, settings.payments_target)
+        ]
+        # No proxy of the environment, no redirects: the bytes go where we were told.
+        webhooks = await stack.enter_async_context(
+            httpx.AsyncClient(
+                timeout=_WEBHOOK_SECONDS,
+                trust_env=False,
+                limits=httpx.Limits(max_connections=settings.max_running_webhooks),
+            )
+        )
+        yield Backends(
+            wallet=wallet,
+            orders=orders,
+            payments=payments,
+            webhooks=webhooks,
+            webhook_url=settings.payments_webhook_url,
+        )
+
+
+async def _is_serving(channel: grpc.aio.Channel) -> bool:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    try:
+        answer = await grpc_client.call(
+            health.Check, health_pb2.HealthCheckRequest(), timeout_seconds=_HEALTH_SECONDS
+        )
+    except DomainError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

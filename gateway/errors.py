@@ -1,0 +1,157 @@
+"""Every stable code that the REST API answers with: status, meaning, and what a client does about it.
+
+The one table behind the answers (problems.py), the OpenAPI document and docs/errors.md. Services name their
+own reasons (UPPER_SNAKE); the code is the reason in lower snake.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One code. `retry_after_seconds` goes out as Retry-After."""
+
+    status: int
+    title: str
+    advice: str
+    retry_after_seconds: int | None = None
+
+
+_SAME_KEY = (
+    "Wait for Retry-After, then send the same request with the same Idempotency-Key: it takes effect once."
+)
+
+KINDS: dict[str, Kind] = {
+    # Who is asking
+    "missing_token": Kind(
+        401, "A bearer token is required", "Send Authorization: Bearer with the customer's access token."
+    ),
+    "invalid_token": Kind(
+        401, "The token is not valid", "Sign in again; check issuer, audience and signing secret."
+    ),
+    "token_expired": Kind(401, "The token has expired", "Refresh the session and repeat the request."),
+    # What is asked
+    "route_not_found": Kind(404, "There is no such route", "Check the path against /openapi.json."),
+    "method_not_allowed": Kind(405, "This route has no such method", "Use a method of the Allow header."),
+    "malformed_json": Kind(400, "The body is not valid JSON", "Send one JSON object in UTF-8."),
+    "body_too_large": Kind(
+        413, "The body is too large", "Bodies hold 64 KiB at most, webhooks 512 KiB: send less."
+    ),
+    "unsupported_media_type": Kind(
+        415, "The body is not declared as JSON", "Send Content-Type: application/json."
+    ),
+    "invalid_request": Kind(
+        422,
+        "The request is not valid",
+        "Correct the fields that `errors` names: each has `field` and `message`.",
+    ),
+    "invalid_limit": Kind(422, "The page size is out of range", "limit is 1 to 100."),
+    "invalid_cursor": Kind(
+        422, "The cursor is not one of ours", "Use nextCursor as it came, or start again."
+    ),
+    "invalid_if_match": Kind(
+        422,
+        "If-Match does not name a version",
+        'Send the ETag of the last answer, such as "7", or leave it out.',
+    ),
+    "invalid_idempotency_key": Kind(
+        422, "The Idempotency-Key is not usable", "1 to 255 printable ASCII characters, a UUID for instance."
+    ),
+    "idempotency_key_reused": Kind(
+        422,
+        "The Idempotency-Key belongs to another request",
+        "A key stands for one body on one route: take a new key for a new intent.",
+    ),
+    "request_in_flight": Kind(
+        409,
+        "The first request with this key is still running",
+        "Wait for Retry-After, then repeat with the same key: the answer is the first one's.",
+        retry_after_seconds=1,
+    ),
+    # Catalogue and packages
+    "product_not_found": Kind(404, "There is no such product", "Read GET /api/products again."),
+    "product_inactive": Kind(409, "The product is no longer sold", "Take `productId` out of the cart."),
+    "not_for_points": Kind(409, "The product is sold for money only", "Pay with paymentMethod stripe."),
+    "package_not_found": Kind(404, "There is no such points package", "Read GET /api/points/packages again."),
+    "price_changed": Kind(
+        409,
+        "The package has another price now",
+        "Show `points` and `priceCents`, which are today's, and ask the customer again.",
+    ),
+    # Cart
+    "cart_changed": Kind(
+        412, "The cart changed since it was read", "Read the cart again (`version` is today's) and repeat."
+    ),
+    "cart_empty": Kind(422, "The cart is empty", "Put something into the cart, or send items."),
+    "invalid_quantity": Kind(422, "The quantity is out of range", "1 to 1000 pieces of one product."),
+    "too_many_lines": Kind(422, "Too many different products", "100 different products at once at most."),
+    # Orders
+    "insufficient_points": Kind(
+        402,
+        "Not enough points",
+        "`needed` and `available` tell what is missing: buy points or pay by card. `orderId` has failed.",
+    ),
+    "out_of_stock": Kind(
+        409,
+        "Fewer pieces are left than wanted",
+        "`productId` has `available` pieces left: lower the quantity. `orderId` has failed.",
+    ),
+    "order_too_large": Kind(422, "The order's total is too large", "Split the order."),
+    "checkout_in_progress": Kind(
+        409,
+        "This cart is already being bought",
+        "Finish or cancel the order `orderId`, or change the cart, before another checkout.",
+    ),
+    "order_not_found": Kind(404, "There is no such order", "Orders of other customers are not found either."),
+    "order_not_cancellable": Kind(
+        409, "The order can no longer be cancelled", "`currentStatus` tells what became of it."
+    ),
+    # Payments
+    "checkout_not_found": Kind(404, "There is no such checkout", "Checkouts of others are not found either."),
+    "checkout_refused": Kind(
+        409, "Stripe refused to open the checkout", "Nothing was charged: contact the shop."
+    ),
+    "invalid_signature": Kind(
+        400, "Invalid signature", "The webhook was not signed with this shop's secret, or is too old."
+    ),
+    # The shop itself
+    "busy": Kind(503, "Somebody changes the same thing", _SAME_KEY, retry_after_seconds=1),
+    "overloaded": Kind(503, "Too many requests at once", _SAME_KEY, retry_after_seconds=1),
+    "service_unavailable": Kind(503, "A part of the shop does not answer", _SAME_KEY, retry_after_seconds=2),
+    "outcome_unknown": Kind(
+        503,
+        "No answer in time: it may or may not have taken effect",
+        f"{_SAME_KEY} The key is in the Idempotency-Key header of this answer.",
+        retry_after_seconds=2,
+    ),
+    "not_ready": Kind(
+        503,
+        "The gateway cannot serve yet",
+        "`unavailable` names the services it waits for.",
+        retry_after_seconds=1,
+    ),
+    "internal_error": Kind(
+        500, "Something went wrong", "It was logged; repeat with the same Idempotency-Key."
+    ),
+}
+
+_HEAD = """# Error codes
+
+Every error is `application/problem+json` (RFC 9457): `type`, `title`, `status`, `code` and, where it
+helps, `detail` and fields of its own (camelCase; amounts and counts are integers). Program against `code`,
+which never changes its meaning; `title` and `detail` are for people. New codes may come: treat an unknown
+one by its status.
+
+A `503` and a `409 request_in_flight` carry `Retry-After`. Answers of routes that take an `Idempotency-Key`
+carry the key in use, also when the gateway chose it.
+
+"""
+
+
+def as_markdown() -> str:
+    """The text of docs/errors.md."""
+    rows = [
+        f'| <a id="{code}"></a>`{code}` | {kind.status} | {kind.title} | {kind.advice} |'
+        for code, kind in KINDS.items()
+    ]
+    return "\n".join([_HEAD + "| code | status | meaning | what to do |", "|---|---|---|---|", *rows, ""])

@@ -1,0 +1,140 @@
+"""In front of every route, as plain ASGI: how many requests at once, how long, how large, and two headers.
+
+Overload is refused early: a lane runs so many requests, lets a few more wait for a moment, and answers the
+rest 503 at once, so that a slow service never fills the gateway with requests nobody waits for any more.
+"""
+
+import asyncio
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.problems import problem
+from gateway.settings import GatewaySettings
+
+WEBHOOK_PATH = "/api/webhooks/stripe"
+DEADLINE_SECONDS = 8.0
+_MAX_BODY_BYTES = 64 * 1024
+_MAX_WEBHOOK_BYTES = 512 * 1024
+# The calls behind take up to 6.5 s of the 8.
+_MAX_WAIT_SECONDS = 1.0
+_MAX_WEBHOOK_WAIT_SECONDS = 6.0
+
+
+class Lane:
+    """A number of places, and a queue of bounded length and patience before them."""
+
+    def __init__(self, *, running: int, waiting: int, patience_seconds: float) -> None:
+        self._places = asyncio.Semaphore(running)
+        self._may_wait = waiting
+        self._patience_seconds = patience_seconds
+
+    async def enter(self) -> bool:
+        """True with a place, which `leave` gives back; False when there is none to be had."""
+        if not self._places.locked():
+            return await self._places.acquire()
+        if not self._may_wait:
+            return False
+        self._may_wait -= 1
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                return await self._places.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self._may_wait += 1
+
+    def leave(self) -> None:
+        self._places.release()
+
+
+class Gate:
+    """Bounds what the app is asked; see the module."""
+
+    def __init__(
+        self, app: ASGIApp, settings: GatewaySettings, *, deadline_seconds: float = DEADLINE_SECONDS
+    ) -> None:
+        self._app = app
+        self._deadline_seconds = deadline_seconds
+        self._customers = Lane(
+            running=settings.max_running_requests,
+            waiting=settings.max_waiting_requests,
+            patience_seconds=_MAX_WAIT_SECONDS,
+        )
+        self._webhooks = Lane(
+            running=settings.max_running_webhooks,
+            waiting=settings.max_waiting_webhooks,
+            patience_seconds=_MAX_WEBHOOK_WAIT_SECONDS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        answer = _Answer(send)
+        path = scope["path"]
+        is_webhook = path == WEBHOOK_PATH
+        if scope["method"] in ("POST", "PUT", "PATCH"):
+            receive = _limited(scope, receive, _MAX_WEBHOOK_BYTES if is_webhook else _MAX_BODY_BYTES)
+        if not path.startswith("/api/"):
+            return await self._app(scope, receive, answer.send)
+        return await self._within_bounds(
+            scope, receive, answer, self._webhooks if is_webhook else self._customers
+        )
+
+    async def _within_bounds(self, scope: Scope, receive: Receive, answer: "_Answer", lane: Lane) -> None:
+        try:
+            async with asyncio.timeout(self._deadline_seconds) as deadline:
+                if not await lane.enter():
+                    return await problem(scope, "overloaded")(scope, receive, answer.send)
+                try:
+                    return await self._app(scope, receive, answer.send)
+                finally:
+                    lane.leave()
+        except TimeoutError:
+            if answer.has_started or not deadline.expired():
+                raise
+            return await problem(scope, "outcome_unknown")(scope, receive, answer.send)
+
+
+class _Answer:
+    """The way out: knows whether an answer has begun, and adds the headers that each one carries."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_started = True
+            headers = MutableHeaders(raw=message["headers"])
+            headers.append("X-Content-Type-Options", "nosniff")
+            headers.setdefault("Cache-Control", "no-store")
+            message["headers"] = headers.raw
+        await self._send(message)
+
+
+def _limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
+    """Fails with 413 where the body is read, so that whoever may not ask at all hears that first.
+
+    Counts what arrives as well: a chunked body declares no length. Starlette's own limiter would replace
+    any answer to an oversize request, a 401 too, by its plain text.
+    """
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        if received == 0 and _declared_bytes(scope) > limit_bytes:
+            raise HTTPException(413)
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit_bytes:
+            raise HTTPException(413)
+        return message
+
+    return limited
+
+
+def _declared_bytes(scope: Scope) -> int:
+    """Content-Length; uvicorn has refused one that is no number."""
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)

@@ -1,0 +1,203 @@
+"""Buying images, and what became of it."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from gateway import idempotency
+from gateway.backends import ORDERS_SECONDS
+from gateway.openapi import BODY, KEYED, PAGED, customer_problems
+from gateway.routing import CustomerRoute, backends_of, customer_of
+from gateway.schemas import ApiModel, Cursor, Limit, Line, OrderId, as_time
+from protos.orders.v1 import orders_pb2
+from services.chassis.grpc_client import call
+
+router = APIRouter(route_class=CustomerRoute, tags=["orders"])
+
+PaymentMethod = Literal["points", "stripe"]
+OrderStatus = Literal["pending", "processing", "completed", "failed", "cancelled", "refunded"]
+
+METHODS: dict[PaymentMethod, orders_pb2.PaymentMethod.ValueType] = {
+    "points": orders_pb2.PAYMENT_METHOD_POINTS,
+    "stripe": orders_pb2.PAYMENT_METHOD_STRIPE,
+}
+STATUSES: dict[int, OrderStatus] = {
+    orders_pb2.ORDER_STATUS_PENDING: "pending",
+    orders_pb2.ORDER_STATUS_PROCESSING: "processing",
+    orders_pb2.ORDER_STATUS_COMPLETED: "completed",
+    orders_pb2.ORDER_STATUS_FAILED: "failed",
+    orders_pb2.ORDER_STATUS_CANCELLED: "cancelled",
+    orders_pb2.ORDER_STATUS_REFUNDED: "refunded",
+}
+_METHOD_NAMES: dict[int, PaymentMethod] = {number: name for name, number in METHODS.items()}
+# How soon to look again at an order whose session is still being opened.
+_LOOK_AGAIN_SECONDS = "1"
+
+
+class Checkout(ApiModel):
+    """Without `items` the cart is bought."""
+
+    payment_method: PaymentMethod
+    items: Annotated[list[Line] | None, Field(min_length=1, max_length=100)] = None
+
+
+class Placed(ApiModel):
+    """`url` is Stripe's page, where a card order is paid; absent while the session is being opened."""
+
+    order_id: str
+    status: OrderStatus
+    session_id: str | None
+    url: str | None
+
+
+class OrderItem(ApiModel):
+    """Title and prices of one piece, as they were when the order was placed."""
+
+    product_id: str
+    title: str
+    price_cents: int
+    price_points: int
+    quantity: int
+
+
+class Order(ApiModel):
+    """A points order has `totalCents` 0, a card order `totalPoints` 0."""
+
+    id: str
+    status: OrderStatus
+    payment_method: PaymentMethod
+    total_cents: int
+    total_points: int
+    currency: str
+    failure_reason: str | None
+    items: list[OrderItem]
+    session_id: str | None
+    url: str | None
+    created_at: datetime
+    fulfilled_at: datetime | None
+
+
+class OrderPage(ApiModel):
+    items: list[Order]
+    next_cursor: str | None
+
+
+@router.post(
+    "/api/checkout",
+    status_code=201,
+    response_model_exclude_none=True,
+    operation_id="checkout",
+    openapi_extra={"parameters": [idempotency.PARAMETER]},
+    responses=customer_problems(
+        *BODY,
+        *KEYED,
+        "insufficient_points",
+        "out_of_stock",
+        "cart_empty",
+        "product_not_found",
+        "product_inactive",
+        "not_for_points",
+        "invalid_quantity",
+        "too_many_lines",
+        "order_too_large",
+        "checkout_in_progress",
+        "checkout_refused",
+    ),
+)
+async def checkout(request: Request, response: Response, body: Checkout) -> Placed:
+    """Buys the cart, or the given items, with points or by card."""
+    customer, key = customer_of(request), idempotency.key_of(request)
+    answer = await call(
+        backends_of(request).orders.PlaceOrder,
+        orders_pb2.PlaceOrderRequest(
+            user_id=customer.user_id,
+            email=customer.email,
+            idempotency_key=key,
+            request_hash=await idempotency.body_hash(request),
+            payment_method=METHODS[body.payment_method],
+            items=[
+                orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity)
+                for line in body.items or ()
+            ],
+        ),
+        timeout_seconds=ORDERS_SECONDS,
+    )
+    order: orders_pb2.Order = answer.order
+    response.headers[idempotency.HEADER] = key
+    response.headers["Location"] = f"/api/orders/{order.id}"
+    if order.status == orders_pb2.ORDER_STATUS_PENDING and not order.url:
+        response.headers["Retry-After"] = _LOOK_AGAIN_SECONDS
+    return Placed(
+        order_id=order.id,
+        status=STATUSES[order.status],
+        session_id=order.session_id or None,
+        url=order.url or None,
+    )
+
+
+@router.get("/api/orders", operation_id="listOrders", responses=customer_problems(*PAGED))
+async def list_orders(request: Request, limit: Limit = 20, cursor: Cursor = "") -> OrderPage:
+    """The customer's orders, newest first."""
+    answer = await call(
+        backends_of(request).orders.ListOrders,
+        orders_pb2.ListOrdersRequest(user_id=customer_of(request).user_id, limit=limit, cursor=cursor),
+        timeout_seconds=ORDERS_SECONDS,
+    )
+    return OrderPage(
+        items=[_as_order(order) for order in answer.items], next_cursor=answer.next_cursor or None
+    )
+
+
+@router.get("/api/orders/{orderId}", operation_id="getOrder", responses=customer_problems("order_not_found"))
+async def get_order(request: Request, order_id: OrderId) -> Order:
+    """One order of the customer."""
+    answer = await call(
+        backends_of(request).orders.GetOrder,
+        orders_pb2.GetOrderRequest(user_id=customer_of(request).user_id, order_id=order_id),
+        timeout_seconds=ORDERS_SECONDS,
+    )
+    return _as_order(answer.order)
+
+
+@router.post(
+    "/api/orders/{orderId}/cancel",
+    operation_id="cancelOrder",
+    responses=customer_problems("order_not_found", "order_not_cancellable"),
+)
+async def cancel_order(request: Request, order_id: OrderId) -> Order:
+    """Cancels an unpaid order; its Stripe session is closed first."""
+    answer = await call(
+        backends_of(request).orders.CancelOrder,
+        orders_pb2.CancelOrderRequest(user_id=customer_of(request).user_id, order_id=order_id),
+        timeout_seconds=ORDERS_SECONDS,
+    )
+    return _as_order(answer.order)
+
+
+def _as_order(order: orders_pb2.Order) -> Order:
+    return Order(
+        id=order.id,
+        status=STATUSES[order.status],
+        payment_method=_METHOD_NAMES[order.payment_method],
+        total_cents=order.total_cents,
+        total_points=order.total_points,
+        currency=order.currency,
+        failure_reason=order.failure_reason.lower() or None,
+        items=[_as_item(item) for item in order.items],
+        session_id=order.session_id or None,
+        url=order.url or None,
+        created_at=as_time(order.created_at),
+        fulfilled_at=as_time(order.fulfilled_at) if order.HasField("fulfilled_at") else None,
+    )
+
+
+def _as_item(item: orders_pb2.OrderItem) -> OrderItem:
+    return OrderItem(
+        product_id=item.product_id,
+        title=item.title,
+        price_cents=item.price_cents,
+        price_points=item.price_points,
+        quantity=item.quantity,
+    )

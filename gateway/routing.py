@@ -1,0 +1,90 @@
+"""What happens before a handler, in this order: 401, then 404 for a malformed id, then the body.
+
+FastAPI reads and parses the body before it runs any dependency, so that a stranger's malformed body would
+be answered 400 instead of 401; hence a route class.
+"""
+
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.auth import Authenticator, Customer
+from gateway.backends import Backends
+from gateway.problems import ProblemError
+from gateway.schemas import UUID_PATTERN
+
+BEARER = "bearer"
+_CUSTOMER_IN_SCOPE = "aishop.customer"
+_UUID = re.compile(UUID_PATTERN)
+_JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+# The path's parameter, and what is not found when it cannot be an id.
+_NOT_FOUND = {
+    "productId": "product_not_found",
+    "orderId": "order_not_found",
+    "checkoutId": "checkout_not_found",
+}
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class PublicRoute(APIRoute):
+    """A route for anyone."""
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+        reads_body = self.body_field is not None
+
+        async def checked(request: Request) -> Response:
+            _check_ids(request.path_params)
+            if reads_body:
+                await _check_media_type(request)
+            return await handler(request)
+
+        return checked
+
+
+class CustomerRoute(PublicRoute):
+    """A route for a signed-in customer."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        extra = {**(options.pop("openapi_extra", None) or {}), "security": [{BEARER: []}]}
+        super().__init__(path, endpoint, openapi_extra=extra, **options)
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+
+        async def authenticated(request: Request) -> Response:
+            authenticator: Authenticator = request.app.state.authenticator
+            request.scope[_CUSTOMER_IN_SCOPE] = await authenticator.verify(
+                request.headers.get("authorization")
+            )
+            return await handler(request)
+
+        return authenticated
+
+
+def customer_of(request: Request) -> Customer:
+    """The caller of a CustomerRoute."""
+    customer: Customer = request.scope[_CUSTOMER_IN_SCOPE]
+    return customer
+
+
+def backends_of(request: Request) -> Backends:
+    backends: Backends = request.app.state.backends
+    return backends
+
+
+def _check_ids(path_params: Mapping[str, str]) -> None:
+    for name, value in path_params.items():
+        if not _UUID.fullmatch(value):
+            raise ProblemError(_NOT_FOUND[name])
+
+
+async def _check_media_type(request: Request) -> None:
+    """A body must say that it is JSON; no body at all is the model's business."""
+    if not _JSON.fullmatch(request.headers.get("content-type", "")) and await request.body():
+        raise ProblemError("unsupported_media_type")

@@ -1,0 +1,60 @@
+"""The gateway's environment variables, nothing else."""
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from services.chassis.settings import ProcessSettings
+
+_MIN_SECRET_BYTES = 32
+
+
+class GatewaySettings(ProcessSettings):
+    """Where to listen, whom to call, whom to believe, and how much at once."""
+
+    listen: str
+    wallet_target: str
+    orders_target: str
+    payments_target: str
+    # payments' own webhook port, the full URL.
+    payments_webhook_url: str
+    # HS256 secret of the identity provider; its UTF-8 bytes are the key.
+    auth_jwt_secret: SecretStr
+    # When set, a token must name it as `iss`.
+    auth_issuer: str | None = None
+    # Comma separated; no cross-origin answers when empty.
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+
+    # How many requests run at once, and how many more may wait for a place, before 503.
+    max_running_requests: int = Field(default=128, ge=1)
+    max_waiting_requests: int = Field(default=64, ge=0)
+    # Webhooks have a lane of their own: a burst from Stripe never locks customers out.
+    max_running_webhooks: int = Field(default=64, ge=1)
+    max_waiting_webhooks: int = Field(default=1_000, ge=0)
+    # Between "not ready" and closing the port, so that a load balancer notices in time.
+    drain_delay_seconds: float = Field(default=0.0, ge=0)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        return value
+
+    @field_validator("auth_issuer", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("auth_jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value().encode()) < _MIN_SECRET_BYTES:
+            raise ValueError(f"AUTH_JWT_SECRET must have at least {_MIN_SECRET_BYTES} bytes")
+        return value
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)

@@ -90,6 +90,12 @@ class Database:
         async with _fixed_sql(self._worker, "BEGIN") as connection:
             yield connection
 
+    @asynccontextmanager
+    async def worker_statement(self) -> AsyncIterator[FixedSql]:
+        """Each statement is a transaction of its own: spares two round trips where one is enough."""
+        async with _leased(self._worker) as connection:
+            yield connection
+
     async def dispose(self) -> None:
         await self._app.dispose()
         await self._worker.dispose()
@@ -97,18 +103,26 @@ class Database:
 
 @asynccontextmanager
 async def _fixed_sql(engine: AsyncEngine, begin: str) -> AsyncIterator[FixedSql]:
+    async with _leased(engine) as connection:
+        try:
+            # psycopg would send its BEGIN in a round trip of its own.
+            await connection.execute(cast(Any, begin))
+            yield connection
+            await connection.execute("COMMIT")
+        except BaseException:
+            with suppress(psycopg.Error):
+                await connection.execute("ROLLBACK")
+            raise
+
+
+@asynccontextmanager
+async def _leased(engine: AsyncEngine) -> AsyncIterator[FixedSql]:
+    """psycopg's own connection out of the pool, in autocommit."""
     lease = await engine.raw_connection()
     connection = cast(FixedSql, lease.driver_connection)
     try:
-        # psycopg would send its BEGIN in a round trip of its own.
         await connection.set_autocommit(True)
-        await connection.execute(cast(Any, begin))
         yield connection
-        await connection.execute("COMMIT")
-    except BaseException:
-        with suppress(psycopg.Error):
-            await connection.execute("ROLLBACK")
-        raise
     finally:
         await _give_back(engine, lease, connection)
 

@@ -26,6 +26,7 @@ from services.orders.card_saga import CardSaga
 from services.orders.checkout import Checkout
 from services.orders.mails import Mailer
 from services.orders.points_saga import PointsSagas
+from services.orders.queries.orders import Order
 from services.orders.remote import Remote
 from services.orders.saga import Runner
 from services.orders.settings import OrdersSettings
@@ -52,7 +53,11 @@ async def serve(settings: OrdersSettings) -> None:
         relay.wake()
         mailer.wake()
 
-    points = PointsSagas(database, remote, after_commit=wake_publishers)
+    def publish_completed(order: Order) -> None:
+        relay.wake()
+        mailer.hand_over(order)
+
+    points = PointsSagas(database, remote, completed=publish_completed, ended=relay.wake)
     cards = CardSaga(database, remote, keyring, after_commit=wake_publishers)
     runner = Runner(database, [*points.table(), *cards.table()])
 

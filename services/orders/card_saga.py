@@ -39,6 +39,7 @@ from services.orders.queries.orders import Order, find_order, lock_order
 from services.orders.remote import Remote
 from services.orders.rules import Status
 from services.orders.saga import Saga, Step
+from services.orders.sealing import email_place
 
 log = logs.get(__name__)
 
@@ -136,11 +137,6 @@ class CardSaga:
     async def _end(self, run: Run, reason: str, fields: Mapping[str, str]) -> None:
         await end_order_of(self._database, run, reason, fields)
         self._after_commit()
-
-
-def email_place(order_id: UUID) -> str:
-    """Binds the sealed e-mail to its row."""
-    return f"orders.email:{order_id}"
 
 
 def _outcome(checkout: payments_pb2.Checkout) -> Outcome:

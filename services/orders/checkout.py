@@ -28,14 +28,15 @@ from services.orders.ending import CANCELLED_BY_CUSTOMER
 from services.orders.queries import carts
 from services.orders.queries.orders import (
     Order,
-    find_active_of_cart,
     find_by_key,
     find_order,
+    find_order_of_cart,
     is_driven,
     lock_order,
 )
 from services.orders.rules import Method, Status, sum_quantities
 from services.orders.saga import LEASE_SECONDS, Runner
+from services.orders.sealing import email_place
 
 log = logs.get(__name__)
 
@@ -118,7 +119,7 @@ class Checkout:
     def _placement(self, purchase: Purchase) -> Placement:
         order_id = uuid7()
         saga, first_step = _SAGAS[purchase.method]
-        place = card_saga.email_place(order_id)
+        place = email_place(order_id)
         return Placement(
             order_id=order_id,
             user_id=purchase.user_id,
@@ -137,7 +138,7 @@ class Checkout:
     async def _place(self, purchase: Purchase, placement: Placement) -> tuple[Placed | None, Placement]:
         async with self._database.customer_sql(purchase.user_id) as connection:
             if not purchase.items:
-                version, lines = await carts.contents_of_cart(connection, purchase.user_id)
+                version, lines = await carts.lock_contents(connection, purchase.user_id)
                 if not lines:
                     raise errors.cart_empty()
                 placement = replace(placement, quantities=sum_quantities(lines), cart_version=version)
@@ -187,7 +188,7 @@ class Checkout:
             if order is not None:
                 await self._check_replay(connection, purchase, order)
             elif placement.cart_version is not None:
-                order = await find_active_of_cart(
+                order = await find_order_of_cart(
                     connection, user_id=purchase.user_id, cart_version=placement.cart_version
                 )
         if order is None:

@@ -1,34 +1,43 @@
 """Receipts by SMTP: queued in the transaction that completes the order, sent afterwards.
 
-States of a mail: unsent (due at next_attempt_at) → sent. A sender claims a batch by moving
-next_attempt_at a lease ahead, sends with no transaction open, then marks. A crash in between sends again
-under the same Message-ID, by which mail clients drop the copy: SMTP itself knows no once-only delivery.
+States of a mail: unsent (due at next_attempt_at) → sent. Whoever completes an order hands its receipt over
+in memory and has leased the mail by its first next_attempt_at; what a crash left behind is claimed from the
+table once that time has come. Mails are sent with no transaction open and then marked. A crash in between
+sends again under the same Message-ID, by which mail clients drop the copy: SMTP knows no once-only delivery.
 """
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from email.message import EmailMessage
+from email.mime.text import MIMEText
 from email.utils import format_datetime
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import aiosmtplib
+import psycopg
 from psycopg.rows import class_row
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.chassis import failpoints, logs
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.workers import Worker
-from services.orders.card_saga import email_place
+from services.orders.queries.orders import Order
 from services.orders.rules import backoff_seconds
+from services.orders.sealing import email_place
 
 log = logs.get(__name__)
 
 _BATCH = 50
-_TICK_SECONDS = 1.0
-_LINGER_SECONDS = 0.1
+_TICK_SECONDS = 2.0
+_GATHER_SECONDS = 0.1
+_QUEUE = 2000
 _SMTP_SECONDS = 10.0
+# How long whoever completed an order, or claimed a mail, has to send it.
+LEASE_SECONDS = 60.0
 _ALERT_AFTER = 10
 
 _CLAIM = """
@@ -37,7 +46,7 @@ _CLAIM = """
         WHERE sent_at IS NULL AND next_attempt_at <= now()
         ORDER BY next_attempt_at LIMIT %s FOR UPDATE SKIP LOCKED),
     claimed AS (
-        UPDATE mails m SET next_attempt_at = now() + interval '60 s', attempts = m.attempts + 1
+        UPDATE mails m SET next_attempt_at = now() + %s * interval '1 s', attempts = m.attempts + 1
         FROM due WHERE m.order_id = due.order_id AND m.kind = due.kind
         RETURNING m.order_id, m.attempts)
     SELECT c.order_id, c.attempts, o.email, o.total_cents, o.total_points, o.currency, o.created_at,
@@ -78,26 +87,48 @@ class Mailer:
             use_tls=address.scheme == "smtps",
             timeout=_SMTP_SECONDS,
         )
-        self._worker = Worker(
-            "mailer", self._send_batch, tick_seconds=_TICK_SECONDS, linger_seconds=_LINGER_SECONDS
-        )
+        self._handed_over: asyncio.Queue[Receipt] = asyncio.Queue(_QUEUE)
+        self._worker = Worker("mailer", self._send_left_behind, tick_seconds=_TICK_SECONDS)
         self.wake = self._worker.wake
-        self.run = self._worker.run
 
-    async def _send_batch(self) -> bool:
+    def hand_over(self, order: Order) -> None:
+        """Sends the receipt of an order that this process completed; a full queue leaves it to the table."""
+        if order.email is not None:
+            with suppress(asyncio.QueueFull):
+                self._handed_over.put_nowait(_receipt(order))
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._worker.run())
+            group.create_task(self._send_handed_over())
+
+    async def _send_handed_over(self) -> None:
+        while True:
+            receipts = [await self._handed_over.get()]
+            await asyncio.sleep(_GATHER_SECONDS)
+            while len(receipts) < _BATCH and not self._handed_over.empty():
+                receipts.append(self._handed_over.get_nowait())
+            try:
+                await self._send_all(receipts)
+            except (psycopg.Error, SQLAlchemyError) as error:
+                # Unmarked: sent again from the table, under the same Message-ID.
+                log.warning("mail.not_marked", error=repr(error))
+
+    async def _send_left_behind(self) -> bool:
         async with (
-            self._database.worker_sql() as connection,
+            self._database.worker_statement() as connection,
             connection.cursor(row_factory=class_row(Receipt)) as cursor,
         ):
-            receipts = await (await cursor.execute(_CLAIM, (_BATCH,))).fetchall()
-        if not receipts:
-            return False
+            receipts = await (await cursor.execute(_CLAIM, (_BATCH, LEASE_SECONDS))).fetchall()
+        await self._send_all(receipts)
+        return len(receipts) == _BATCH
+
+    async def _send_all(self, receipts: Sequence[Receipt]) -> None:
         sent = [receipt.order_id for receipt in receipts if await self._send(receipt)]
         failpoints.hit("mail.sent")
         if sent:
-            async with self._database.worker_sql() as connection:
+            async with self._database.worker_statement() as connection:
                 await connection.execute(_SENT, (sent,))
-        return len(receipts) == _BATCH
 
     async def _send(self, receipt: Receipt) -> bool:
         to = self._keyring.open(receipt.email, place=email_place(receipt.order_id)).decode()
@@ -114,19 +145,32 @@ class Mailer:
         report = log.error if receipt.attempts > _ALERT_AFTER else log.warning
         report("mail.failed", order_id=str(receipt.order_id), error=type(error).__name__)
         self._smtp.close()
-        async with self._database.worker_sql() as connection:
+        async with self._database.worker_statement() as connection:
             delay = backoff_seconds(receipt.attempts)
             await connection.execute(_FAILED, (type(error).__name__, delay, receipt.order_id))
 
 
-def _letter(receipt: Receipt, *, sender: str, to: str) -> EmailMessage:
-    message = EmailMessage()
+def _receipt(order: Order) -> Receipt:
+    assert order.email is not None, "only an order with an address gets a receipt"
+    return Receipt(
+        order_id=order.id,
+        attempts=0,
+        email=order.email,
+        total_cents=order.total_cents,
+        total_points=order.total_points,
+        currency=order.currency,
+        created_at=order.created_at,
+        lines=[f"{line.quantity} x {line.title}" for line in order.lines],
+    )
+
+
+def _letter(receipt: Receipt, *, sender: str, to: str) -> MIMEText:
+    message = MIMEText(_text(receipt.lines, _total(receipt), receipt.order_id), "plain", "utf-8")
     message["From"] = sender
     message["To"] = to
     message["Subject"] = f"Your AI Shop order {str(receipt.order_id)[-12:]}"
     message["Message-ID"] = f"<{receipt.order_id}.receipt@{sender.partition('@')[2]}>"
     message["Date"] = format_datetime(receipt.created_at)
-    message.set_content(_text(receipt.lines, _total(receipt), receipt.order_id))
     return message
 
 

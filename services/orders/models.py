@@ -147,7 +147,7 @@ orders = Table(
     Column("email", LargeBinary),
     Column("idempotency_key", Text, nullable=False),
     Column("request_hash", LargeBinary, nullable=False),
-    # Set when the order buys the cart: one active order per version of a cart.
+    # Set when the order buys the cart, until it fails: a version of a cart is bought once.
     Column("cart_version", BigInteger),
     Column("stripe_session_id", Text),
     Column("stripe_session_url", Text),
@@ -183,11 +183,11 @@ orders = Table(
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
     Index("idx_orders_user_created", "user_id", text("created_at DESC"), text("id DESC")),
     Index(
-        "idx_orders_one_active_per_cart",
+        "idx_orders_one_per_cart_version",
         "user_id",
         "cart_version",
         unique=True,
-        postgresql_where=text("cart_version IS NOT NULL AND status IN ('pending', 'processing')"),
+        postgresql_where=text("cart_version IS NOT NULL"),
     ),
     Index(
         "idx_orders_payment_intent",
@@ -246,7 +246,6 @@ stock_reservations = Table(
     PrimaryKeyConstraint("order_id", "product_id"),
     CheckConstraint("quantity > 0", name="quantity_positive"),
     CheckConstraint("status IN ('held', 'taken', 'released')", name="known_status"),
-    Index("idx_stock_reservations_held", "product_id", postgresql_where=text("status = 'held'")),
 )
 
 saga_runs = Table(

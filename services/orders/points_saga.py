@@ -16,6 +16,7 @@ from dataclasses import replace
 from services.chassis import failpoints, logs
 from services.chassis.db import Database
 from services.chassis.errors import Conflict
+from services.orders import mails
 from services.orders.commands import runs, settling
 from services.orders.commands.runs import Run
 from services.orders.ending import end_order_of
@@ -34,10 +35,19 @@ RESERVE, CAPTURE = "reserve_points", "capture_points"
 class PointsSagas:
     """The saga of a points order, and the one that releases a hold whose order does not exist."""
 
-    def __init__(self, database: Database, remote: Remote, *, after_commit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        remote: Remote,
+        *,
+        completed: Callable[[Order], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """`completed` and `ended` tell whoever publishes and mails that there is something to do."""
         self._database = database
         self._remote = remote
-        self._after_commit = after_commit
+        self._completed = completed
+        self._ended = ended
 
     def table(self) -> tuple[Saga, ...]:
         return (
@@ -62,7 +72,7 @@ class PointsSagas:
 
     async def _confirm(self, run: Run, order: Order) -> Run | None:
         """The pivot. From here only forward."""
-        async with self._database.worker_sql() as connection:
+        async with self._database.worker_statement() as connection:
             confirmed = await settling.confirm_points_order(
                 connection,
                 event=settling.completed_event(order),
@@ -72,18 +82,18 @@ class PointsSagas:
                 next_step=CAPTURE,
                 lease_token=run.lease_token,
                 lease_seconds=LEASE_SECONDS,
+                mail_lease_seconds=mails.LEASE_SECONDS,
             )
-            failpoints.hit("orders.confirm.writing")
         if not confirmed:
             return None
-        self._after_commit()
+        self._completed(order)
         return replace(run.at(CAPTURE), order=replace(order, status=Status.COMPLETED))
 
     async def _capture(self, batch: Sequence[Run]) -> None:
         captured = await self._remote.capture_points([(run.user_id, run.order_id) for run in batch])
         failpoints.hit("saga.capture_points.called")
         done = [run for run, took in zip(batch, captured, strict=True) if took]
-        async with self._database.worker_sql() as connection:
+        async with self._database.worker_statement() as connection:
             await runs.finish_many(connection, done, saga=PLACE_WITH_POINTS, step=CAPTURE)
         failpoints.hit("saga.capture_points.recorded")
         for run, took in zip(batch, captured, strict=True):
@@ -110,7 +120,7 @@ class PointsSagas:
 
     async def _end(self, run: Run, reason: str, fields: Mapping[str, str]) -> None:
         await end_order_of(self._database, run, reason, fields)
-        self._after_commit()
+        self._ended()
 
     async def _order(self, run: Run) -> Order:
         async with self._database.worker() as connection:

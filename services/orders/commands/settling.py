@@ -1,7 +1,8 @@
 """How an order ends: completed (the pivot), failed or cancelled, processing in between.
 
-Each function is one transaction's work under the order's row lock. Stock rows are locked in product
-order. What a status change leaves behind (history, outbox, mail, cart) is written here and nowhere else.
+Each function is one transaction's work under the order's row lock. Rows change in one order everywhere:
+cart, stock by product, order. What a status change leaves behind (history, outbox, mail, cart) is written
+here and nowhere else.
 """
 
 from dataclasses import replace
@@ -33,7 +34,9 @@ COMPLETED = "orders.order.completed"
 ENDED = {Status.FAILED: "orders.order.failed", Status.CANCELLED: "orders.order.cancelled"}
 
 # The pivot of the points saga as one statement: nothing happens unless the run still is ours and waits
-# for exactly this step. `locked` takes the stock rows in product order before they are changed.
+# for exactly this step. Locks are taken as everywhere: run, cart, stock in product order, order. (The
+# order's update adds index entries that an insert of the same key or cart version waits for, and such an
+# insert already holds cart and stock.)
 _CONFIRM_POINTS_ORDER = """
     WITH run AS (
         UPDATE saga_runs
@@ -42,21 +45,26 @@ _CONFIRM_POINTS_ORDER = """
         WHERE order_id = %(order_id)s AND saga = %(saga)s AND lease_token = %(lease_token)s
             AND status = 'running' AND step = %(step)s
         RETURNING order_id),
-    done AS (
-        UPDATE orders o SET status = 'completed', updated_at = now()
-        FROM run WHERE o.id = run.order_id AND o.status = 'pending'
-        RETURNING o.id, o.user_id, o.cart_version, o.email),
-    locked AS (
-        SELECT i.product_id, r.order_id, r.quantity
-        FROM done JOIN stock_reservations r ON r.order_id = done.id AND r.status = 'held'
+    cart AS MATERIALIZED (
+        SELECT c.user_id FROM run JOIN orders o ON o.id = run.order_id AND o.cart_version IS NOT NULL
+            JOIN carts c ON c.user_id = o.user_id
+        FOR UPDATE OF c),
+    held AS MATERIALIZED (
+        SELECT i.product_id, r.quantity
+        FROM (SELECT order_id FROM run WHERE (SELECT count(*) FROM cart) >= 0) AS run
+            JOIN stock_reservations r ON r.order_id = run.order_id AND r.status = 'held'
             JOIN product_inventory i ON i.product_id = r.product_id
         ORDER BY i.product_id FOR NO KEY UPDATE OF i),
+    done AS (
+        UPDATE orders o SET status = 'completed', updated_at = now()
+        FROM run WHERE o.id = run.order_id AND o.status = 'pending' AND (SELECT count(*) FROM held) >= 0
+        RETURNING o.id, o.user_id, o.email),
     taken AS (
         UPDATE product_inventory i
-        SET stock_quantity = i.stock_quantity - l.quantity,
-            reserved_quantity = i.reserved_quantity - l.quantity, updated_at = now()
-        FROM locked l WHERE i.product_id = l.product_id
-        RETURNING i.product_id, l.order_id, l.quantity),
+        SET stock_quantity = i.stock_quantity - held.quantity,
+            reserved_quantity = i.reserved_quantity - held.quantity, updated_at = now()
+        FROM held, done WHERE i.product_id = held.product_id
+        RETURNING i.product_id, done.id AS order_id, held.quantity),
     reservations AS (
         UPDATE stock_reservations r SET status = 'taken'
         FROM taken t WHERE r.order_id = t.order_id AND r.product_id = t.product_id),
@@ -66,21 +74,21 @@ _CONFIRM_POINTS_ORDER = """
     history AS (
         INSERT INTO order_history (order_id, user_id, from_status, to_status, actor, reason)
         SELECT id, user_id, 'pending', 'completed', 'saga', 'points_reserved' FROM done),
-    cart AS (
+    emptied AS (
         UPDATE carts c SET version = c.version + 1, updated_at = now()
-        FROM done WHERE done.cart_version IS NOT NULL AND c.user_id = done.user_id
-        RETURNING c.user_id),
+        FROM cart, done WHERE c.user_id = cart.user_id),
     bought AS (
-        DELETE FROM cart_items c USING cart, order_items o
-        WHERE c.user_id = cart.user_id AND o.order_id = %(order_id)s
+        DELETE FROM cart_items c USING cart, done, order_items o
+        WHERE c.user_id = cart.user_id AND o.order_id = done.id
             AND c.product_id = o.product_id AND c.quantity <= o.quantity),
     left_over AS (
-        UPDATE cart_items c SET quantity = c.quantity - o.quantity FROM cart, order_items o
-        WHERE c.user_id = cart.user_id AND o.order_id = %(order_id)s
+        UPDATE cart_items c SET quantity = c.quantity - o.quantity FROM cart, done, order_items o
+        WHERE c.user_id = cart.user_id AND o.order_id = done.id
             AND c.product_id = o.product_id AND c.quantity > o.quantity),
     mail AS (
-        INSERT INTO mails (order_id, kind, user_id)
-        SELECT id, 'receipt', user_id FROM done WHERE email IS NOT NULL),
+        INSERT INTO mails (order_id, kind, user_id, next_attempt_at)
+        SELECT id, 'receipt', user_id, now() + %(mail_lease_seconds)s * interval '1 s'
+        FROM done WHERE email IS NOT NULL),
     event AS (
         INSERT INTO outbox (subject, payload) SELECT %(subject)s, %(payload)s FROM done)
     SELECT id FROM done"""
@@ -96,6 +104,7 @@ async def confirm_points_order(
     next_step: str,
     lease_token: UUID,
     lease_seconds: float,
+    mail_lease_seconds: float,
 ) -> bool:
     """The pivot: the order is completed and its run moves on. False when the run is no longer ours."""
     parameters: dict[str, Any] = {
@@ -105,6 +114,7 @@ async def confirm_points_order(
         "next_step": next_step,
         "lease_token": lease_token,
         "lease_seconds": lease_seconds,
+        "mail_lease_seconds": mail_lease_seconds,
         "subject": COMPLETED,
         "payload": event.SerializeToString(),
     }
@@ -113,9 +123,10 @@ async def confirm_points_order(
 
 async def complete_order(connection: AsyncConnection, order: Order, *, reason: str) -> None:
     """The pivot of a card order: its payment arrived. The caller holds the order's row lock."""
-    await _move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
-    await _take_stock(connection, order.id)
+    check_move(order.status, Status.COMPLETED)
     await _empty_bought_cart_lines(connection, order.id)
+    await _take_stock(connection, order.id)
+    await _move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
     receipt = select(orders.c.id, orders.c.user_id, literal("receipt")).where(
         orders.c.id == order.id, orders.c.email.is_not(None)
     )
@@ -165,8 +176,9 @@ async def end_order(
     fields: dict[str, str] | None = None,
 ) -> None:
     """Fails or cancels the order and gives its stock back. The caller holds the order's row lock."""
-    await _move(connection, order, to, actor=actor, reason=reason, failure_fields=fields)
+    check_move(order.status, to)
     await release_stock(connection, order.id)
+    await _move(connection, order, to, actor=actor, reason=reason, failure_fields=fields)
     await outbox.emit(
         connection,
         subject=ENDED[to],
@@ -307,7 +319,6 @@ async def _move(
 ) -> None:
     check_move(order.status, to)
     failed = to in ENDED
-    comes_back = order.status in ENDED
     await connection.execute(
         update(orders)
         .where(orders.c.id == order.id, orders.c.status == order.status)
@@ -315,8 +326,8 @@ async def _move(
             status=to,
             failure_reason=reason if failed else None,
             failure_fields=failure_fields,
-            # By now the cart may be bought by another order.
-            **({"cart_version": None} if comes_back else {}),
+            # The cart is free to be bought by another order.
+            **({"cart_version": None} if failed else {}),
             updated_at=func.now(),
         )
     )

@@ -9,9 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.db import FixedSql
 from services.orders.models import cart_items, carts, product_inventory, products
 
-_CONTENTS = """
-    SELECT c.version, i.product_id, i.quantity
-    FROM carts c JOIN cart_items i ON i.user_id = c.user_id WHERE c.user_id = %s"""
+_LOCK = "SELECT version FROM carts WHERE user_id = %s FOR UPDATE"
+_LINES = "SELECT product_id, quantity FROM cart_items WHERE user_id = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,12 @@ async def get_cart(connection: AsyncConnection, user_id: UUID) -> Cart:
     return Cart(version or 0, tuple(CartItem(**row._mapping) for row in rows))
 
 
-async def contents_of_cart(connection: FixedSql, user_id: UUID) -> tuple[int, list[tuple[UUID, int]]]:
-    """The cart's version and (product, quantity) lines, in one snapshot."""
-    rows = await (await connection.execute(_CONTENTS, (user_id,))).fetchall()
-    version = rows[0][0] if rows else 0
-    return version, [(product_id, quantity) for _, product_id, quantity in rows]
+async def lock_contents(connection: FixedSql, user_id: UUID) -> tuple[int, list[tuple[UUID, int]]]:
+    """The cart's version and (product, quantity) lines, with the cart locked.
+
+    Two statements: the lines must be read after the lock was granted. In one, they would come from
+    before, and a cart that was bought while we waited would be bought again.
+    """
+    cart = await (await connection.execute(_LOCK, (user_id,))).fetchone()
+    lines = await (await connection.execute(_LINES, (user_id,))).fetchall()
+    return (cart[0] if cart else 0), [(product_id, quantity) for product_id, quantity in lines]

@@ -52,21 +52,20 @@ async def find_by_key(connection: AsyncConnection, *, user_id: UUID, key: str) -
     return next(iter(await _with_lines(connection, (await connection.execute(query)).all())), None)
 
 
-async def find_active_of_cart(
+async def find_order_of_cart(
     connection: AsyncConnection, *, user_id: UUID, cart_version: int
 ) -> Order | None:
-    """The one order that is buying this version of the cart right now."""
+    """The one order that buys, or has bought, this version of the cart."""
     query = select(*_COLUMNS).where(
         orders.c.user_id == user_id,
         orders.c.cart_version == cart_version,
-        orders.c.status.in_([Status.PENDING, Status.PROCESSING]),
     )
     return next(iter(await _with_lines(connection, (await connection.execute(query)).all())), None)
 
 
 async def lock_order(connection: AsyncConnection, order_id: UUID) -> Order | None:
     """The order with its row locked: whoever settles it decides under this lock."""
-    query = select(*_COLUMNS).where(orders.c.id == order_id).with_for_update()
+    query = select(*_COLUMNS).where(orders.c.id == order_id).with_for_update(key_share=True)
     return next(iter(await _with_lines(connection, (await connection.execute(query)).all())), None)
 
 

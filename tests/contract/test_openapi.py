@@ -1,0 +1,195 @@
+"""The REST contract: the routes, the errors each declares, and the table that documents every code."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import create_api
+from gateway.backends import connect
+from gateway.errors import KINDS, as_markdown
+from gateway.routes import orders, points
+from gateway.settings import GatewaySettings
+from protos.orders.v1 import orders_pb2
+from protos.payments.v1 import payments_pb2
+from protos.wallet.v1 import wallet_pb2
+
+ROOT = Path(__file__).parents[2]
+PROBLEM = "application/problem+json"
+PUBLIC = {
+    "GET /api/products",
+    "GET /api/products/{productId}",
+    "GET /api/points/packages",
+    "POST /api/webhooks/stripe",
+    "GET /healthz",
+    "GET /readyz",
+}
+SIGNED_IN = {
+    "POST /api/checkout/points",
+    "GET /api/checkouts/{checkoutId}",
+    "GET /api/profile",
+    "GET /api/points/transactions",
+    "GET /api/cart",
+    "PUT /api/cart",
+    "DELETE /api/cart",
+    "PUT /api/cart/items/{productId}",
+    "DELETE /api/cart/items/{productId}",
+    "POST /api/checkout",
+    "GET /api/orders",
+    "GET /api/orders/{orderId}",
+    "POST /api/orders/{orderId}/cancel",
+}
+# Reasons that never leave the services: between orders, wallet and payments, or in their own workers.
+INTERNAL = {
+    "CHECKOUT_CREATING",
+    "CHECKOUT_EXPIRED",
+    "CHECKOUT_MISMATCH",
+    "CHECKOUT_UNCONFIRMED",
+    "GRANT_OF_ANOTHER_USER",
+    "HOLD_CAPTURED",
+    "HOLD_MISMATCH",
+    "HOLD_NOT_FOUND",
+    "HOLD_RELEASED",
+    "ILLEGAL_MOVE",
+    "ILLEGAL_TRANSITION",
+    "LEASE_LOST",
+    "NOT_CAPTURED",
+    "REFUND_EXCEEDS_SPEND",
+    "REFUND_MISMATCH",
+    "STRIPE_OUTCOME_UNKNOWN",
+    "STRIPE_REFUSED",
+    # Spelled otherwise at REST.
+    "DATABASE_UNAVAILABLE",
+    "INVALID_FIELD",
+    # The gateway refuses any other payment method itself.
+    "INVALID_PAYMENT_METHOD",
+}
+
+
+@pytest.fixture
+async def document() -> AsyncIterator[dict[str, Any]]:
+    nowhere = "127.0.0.1:1"
+    settings = GatewaySettings(
+        listen=nowhere,
+        wallet_target=nowhere,
+        orders_target=nowhere,
+        payments_target=nowhere,
+        payments_webhook_url=f"http://{nowhere}",
+        auth_jwt_secret="a secret of the contract tests, long enough",
+    )
+    async with connect(settings) as backends:
+        yield create_api(settings, backends).openapi()
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def codes(operation: dict[str, Any], status: int) -> set[str]:
+    response = operation["responses"].get(str(status))
+    return set(response["content"][PROBLEM]["schema"]["properties"]["code"]["enum"]) if response else set()
+
+
+def test_the_routes_are_those_of_the_design(document: dict[str, Any]) -> None:
+    assert {name for name, _ in operations(document)} == PUBLIC | SIGNED_IN
+
+
+def test_each_route_has_an_id_a_tag_and_a_sentence(document: dict[str, Any]) -> None:
+    found = [operation for _, operation in operations(document)]
+    assert len({operation["operationId"] for operation in found}) == len(found)
+    assert all(operation["tags"] and operation["description"] for operation in found)
+
+
+def test_signed_in_routes_demand_a_token_and_declare_401(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        is_signed_in = name in SIGNED_IN
+        assert (operation.get("security") == [{"bearer": []}]) == is_signed_in, name
+        expected = {"missing_token", "invalid_token", "token_expired"} if is_signed_in else set()
+        assert codes(operation, 401) == expected, name
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+
+
+def test_every_error_is_a_problem_with_its_codes(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if status.startswith("2"):
+                continue
+            assert list(response["content"]) == [PROBLEM], (name, status)
+            for code in codes(operation, int(status)):
+                assert KINDS[code].status == int(status), (name, code)
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_what_any_route_can_answer_is_declared_by_each(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        if " /api/" in name:
+            assert codes(operation, 500) == {"internal_error"}, name
+            assert {"overloaded", "service_unavailable", "outcome_unknown"} <= codes(operation, 503), name
+
+
+def test_routes_with_a_body_declare_what_a_bad_one_gets(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        schemas = [
+            content["schema"] for content in operation.get("requestBody", {}).get("content", {}).values()
+        ]
+        if not any("$ref" in schema for schema in schemas):
+            continue
+        assert "malformed_json" in codes(operation, 400), name
+        assert "body_too_large" in codes(operation, 413), name
+        assert "unsupported_media_type" in codes(operation, 415), name
+        assert "invalid_request" in codes(operation, 422), name
+
+
+def test_routes_with_an_id_a_page_or_a_key_declare_what_a_bad_one_gets(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        parameters = {parameter["name"] for parameter in operation.get("parameters", ())}
+        if "{" in name:
+            assert codes(operation, 404), name
+        if "limit" in parameters:
+            assert {"invalid_limit", "invalid_cursor"} <= codes(operation, 422), name
+        if "Idempotency-Key" in parameters:
+            keyed = {"invalid_idempotency_key", "idempotency_key_reused"}
+            assert keyed <= codes(operation, 422), name
+            assert "request_in_flight" in codes(operation, 409), name
+        if "If-Match" in parameters:
+            assert codes(operation, 412) == {"cart_changed"}, name
+
+
+def test_the_names_are_camel_case(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        for field in schema.get("properties", {}):
+            assert re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", field), (name, field)
+
+
+def test_every_state_of_the_protos_has_a_name() -> None:
+    for enum, names in (
+        (orders_pb2.OrderStatus, orders.STATUSES),
+        (orders_pb2.PaymentMethod, {number: name for name, number in orders.METHODS.items()}),
+        (payments_pb2.CheckoutStatus, points.STATUSES),
+        (wallet_pb2.TransactionType, points.TYPES),
+    ):
+        values: dict[int, str] = {number: name for name, number in enum.items() if number}
+        assert values.keys() == names.keys()
+        assert all(values[number].lower().endswith(f"_{name}") for number, name in names.items())
+
+
+def test_docs_list_every_code() -> None:
+    """To write the page again: python -c "import gateway.errors as e; print(e.as_markdown(), end='')"."""
+    assert (ROOT / "docs" / "errors.md").read_text(encoding="utf-8") == as_markdown()
+
+
+def test_every_reason_of_the_services_has_a_code_or_stays_inside() -> None:
+    raised = re.compile(
+        r"(?:Invalid|Rejected|NotFound|Conflict|Unavailable|__init__)\(\s*\"([A-Z][A-Z_]+)\"", re.MULTILINE
+    )
+    reasons = {
+        reason
+        for source in (ROOT / "services").rglob("*.py")
+        for reason in raised.findall(source.read_text(encoding="utf-8"))
+    }
+    assert {"INSUFFICIENT_POINTS", "INVALID_CURSOR"} <= reasons
+    assert reasons - INTERNAL - {code.upper() for code in KINDS} == set()

@@ -1,0 +1,142 @@
+"""`python -m gateway` as a process, and a plain TCP server where a service or payments' webhook port is."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SECRET = "a secret of the integration tests, long enough"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Peer:
+    """Takes whole HTTP requests and keeps their bytes; answers when `release` is set."""
+
+    port: int = field(default_factory=free_port)
+    answer: bytes = (
+        b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n{"received":true}'
+    )
+    requests: list[bytes] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    int(line.split(b":")[1])
+                    for line in head.lower().split(b"\r\n")
+                    if line.startswith(b"content-length:")
+                )
+                self.requests.append(head + await reader.readexactly(length))
+                self.arrived.set()
+                await self.release.wait()
+                writer.write(self.answer)
+                await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    served = Peer()
+    server = await asyncio.start_server(served.serve, "127.0.0.1", served.port)
+    yield served
+    served.release.set()
+    server.close()
+
+
+@pytest.fixture
+async def mute() -> AsyncIterator[str]:
+    """A target that accepts connections and never says a word."""
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while await reader.read(1024):
+                pass
+        writer.close()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
+@dataclass
+class Gateway:
+    process: asyncio.subprocess.Process
+    http: httpx.AsyncClient
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def exit_code(self) -> int:
+        async with asyncio.timeout(10):
+            return await self.process.wait()
+
+
+GatewayStarter = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start_gateway(tmp_path: Path) -> AsyncIterator[GatewayStarter]:
+    started: list[Gateway] = []
+
+    async def start(**environment: str) -> Gateway:
+        gateway = await _spawn(tmp_path / f"gateway-{len(started)}.log", environment)
+        started.append(gateway)
+        await _until_alive(gateway.http)
+        return gateway
+
+    yield start
+    for gateway in started:
+        await gateway.http.aclose()
+        if gateway.process.returncode is None:
+            gateway.process.kill()
+            await gateway.process.wait()
+
+
+async def _spawn(log: Path, environment: dict[str, str]) -> Gateway:
+    port, nowhere = free_port(), "127.0.0.1:1"
+    settings = {
+        "LISTEN": f"127.0.0.1:{port}",
+        "WALLET_TARGET": nowhere,
+        "ORDERS_TARGET": nowhere,
+        "PAYMENTS_TARGET": nowhere,
+        "PAYMENTS_WEBHOOK_URL": f"http://{nowhere}/api/webhooks/stripe",
+        "AUTH_JWT_SECRET": SECRET,
+    }
+    with log.open("wb") as stream:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway"),
+            cwd=ROOT,
+            env={**os.environ, **settings, **environment},
+            stderr=stream,
+        )
+    return Gateway(
+        process, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15, trust_env=False)
+    )
+
+
+async def _until_alive(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(httpx.TransportError):
+                if (await http.get("/healthz")).status_code == 200:
+                    return
+            await asyncio.sleep(0.05)

@@ -1,0 +1,131 @@
+"""The gateway as a process: relaying, slow services, readiness, and the way it stops."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from uuid import uuid4
+
+import httpx
+import jwt
+import pytest
+
+SECRET = "a secret of the integration tests, long enough"
+SIGNATURE = "t=1700000000,v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd"
+
+
+class Running(Protocol):
+    http: httpx.AsyncClient
+
+    def terminate(self) -> None: ...
+
+    async def exit_code(self) -> int: ...
+
+
+Starter = Callable[..., Awaitable[Running]]
+
+
+def webhook_url(peer: Any) -> str:
+    return f"http://127.0.0.1:{peer.port}/api/webhooks/stripe"
+
+
+def token() -> dict[str, str]:
+    claims = {"sub": str(uuid4()), "aud": "authenticated", "exp": int(time.time()) + 60}
+    return {"Authorization": f"Bearer {jwt.encode(claims, SECRET)}"}
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"id": "evt_1",\n  "x": 1.50}', b"\xff\x00 not json", b" " * 512 * 1024], ids=len
+)
+async def test_a_webhook_arrives_byte_for_byte(start_gateway: Starter, peer: Any, body: bytes) -> None:
+    gateway = await start_gateway(PAYMENTS_WEBHOOK_URL=webhook_url(peer))
+    peer.release.set()
+    answer = await gateway.http.post(
+        "/api/webhooks/stripe", content=body, headers={"Stripe-Signature": SIGNATURE, "Content-Type": "a/b"}
+    )
+    assert (answer.status_code, answer.content) == (200, b'{"received":true}')
+    head, _, received = peer.requests[0].partition(b"\r\n\r\n")
+    assert received == body
+    assert head.startswith(b"POST /api/webhooks/stripe HTTP/1.1\r\n")
+    assert f"stripe-signature: {SIGNATURE}".encode() in head.lower()
+    assert b"content-type: a/b" in head.lower()
+
+
+async def test_what_payments_answers_is_passed_on(start_gateway: Starter, peer: Any) -> None:
+    peer.answer = (
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n"
+        b'content-length: 29\r\n\r\n{"error":"Invalid signature"}'
+    )
+    peer.release.set()
+    gateway = await start_gateway(PAYMENTS_WEBHOOK_URL=webhook_url(peer))
+    answer = await gateway.http.post("/api/webhooks/stripe", content=b"{}")
+    assert (answer.status_code, answer.json()) == (400, {"error": "Invalid signature"})
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert b"stripe-signature" not in peer.requests[0].lower()
+
+
+async def test_a_service_that_says_nothing_is_an_unknown_outcome_in_time(
+    start_gateway: Starter, mute: str
+) -> None:
+    gateway = await start_gateway(WALLET_TARGET=mute, ORDERS_TARGET=mute, PAYMENTS_TARGET=mute)
+    started = time.monotonic()
+    answers = await asyncio.gather(
+        gateway.http.get("/api/profile", headers=token()),
+        gateway.http.post(
+            "/api/checkout", json={"paymentMethod": "points"}, headers=token() | {"Idempotency-Key": "k"}
+        ),
+        gateway.http.post("/api/checkout/points", json={"packageId": "basic"}, headers=token()),
+        gateway.http.get("/readyz"),
+    )
+    assert time.monotonic() - started < 8
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert answers[1].headers["Idempotency-Key"] == "k"
+    assert answers[2].headers["Idempotency-Key"]
+    assert all(answer.headers["Retry-After"] for answer in answers)
+    assert answers[3].json()["unavailable"] == ["wallet", "orders", "payments"]
+
+
+async def test_sigterm_finishes_what_runs_and_exits_0(start_gateway: Starter, peer: Any) -> None:
+    gateway = await start_gateway(PAYMENTS_WEBHOOK_URL=webhook_url(peer))
+    running = asyncio.create_task(gateway.http.post("/api/webhooks/stripe", content=b"{}"))
+    async with asyncio.timeout(5):
+        await peer.arrived.wait()
+    gateway.terminate()
+    await _until_refused(gateway.http)
+    peer.release.set()
+    assert (await running).status_code == 200
+    assert await gateway.exit_code() == 0
+
+
+async def test_sigterm_is_announced_before_the_port_closes(start_gateway: Starter) -> None:
+    gateway = await start_gateway(DRAIN_DELAY_SECONDS="1")
+    gateway.terminate()
+    async with asyncio.timeout(5):
+        while (answer := await gateway.http.get("/readyz")).json().get("unavailable") != ["gateway"]:
+            pass
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert (await gateway.http.get("/healthz")).status_code == 200
+    assert await gateway.exit_code() == 0
+
+
+async def test_a_garbled_request_is_refused_by_the_server(start_gateway: Starter) -> None:
+    gateway = await start_gateway()
+    url = gateway.http.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"POST /api/checkout HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n{}")
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def _until_refused(http: httpx.AsyncClient) -> None:
+    """New connections are no longer taken."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.02)

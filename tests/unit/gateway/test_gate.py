@@ -1,0 +1,143 @@
+"""How many at once, and how long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from gateway.gate import Gate, Lane
+from gateway.problems import KEY_IN_SCOPE
+from gateway.settings import GatewaySettings
+
+
+class Door:
+    """An app whose requests stay until it is opened; counts them."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.inside = 0
+        self._came_in = asyncio.Condition()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[KEY_IN_SCOPE] = "my key"
+        self.inside += 1
+        async with self._came_in:
+            self._came_in.notify_all()
+        await self.opened.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def holds(self, count: int) -> None:
+        async with self._came_in, asyncio.timeout(5):
+            await self._came_in.wait_for(lambda: self.inside == count)
+
+
+@asynccontextmanager
+async def client_of(gate: Gate) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://shop.test") as http:
+        yield http
+
+
+async def test_beyond_those_that_run_and_those_that_wait_the_rest_hears_503_at_once(
+    settings_with: Callable[..., GatewaySettings],
+) -> None:
+    door = Door()
+    gate = Gate(door, settings_with(max_running_requests=2, max_waiting_requests=3))
+    async with client_of(gate) as http, asyncio.TaskGroup() as group:
+        answers = [group.create_task(http.get("/api/cart")) for _ in range(5)]
+        await door.holds(2)
+        refused = await http.get("/api/cart")
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert refused.headers["Retry-After"] == "1"
+        # The platform still hears that we live, and Stripe has a lane of its own.
+        others = [
+            group.create_task(http.get("/healthz")),
+            group.create_task(http.post("/api/webhooks/stripe")),
+        ]
+        await door.holds(4)
+        door.opened.set()
+    assert [(await answer).status_code for answer in [*answers, *others]] == [200] * 7
+
+
+async def test_whoever_waited_in_vain_is_refused_and_leaves_no_trace() -> None:
+    lane = Lane(running=1, waiting=1, patience_seconds=0.01)
+    assert await lane.enter()
+    assert not await lane.enter()
+    lane.leave()
+    assert await lane.enter()
+    waiting = asyncio.create_task(Lane.enter(lane))
+    await asyncio.wait([waiting])
+    assert not waiting.result()
+
+
+async def test_places_come_back_when_a_request_fails(settings_with: Callable[..., GatewaySettings]) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("broken")
+
+    async with client_of(Gate(broken, settings_with(max_running_requests=1, max_waiting_requests=0))) as http:
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="broken"):
+                await http.get("/api/cart")
+
+
+async def test_a_request_that_takes_too_long_hears_that_its_outcome_is_unknown(
+    settings: GatewaySettings,
+) -> None:
+    async with client_of(Gate(Door(), settings, deadline_seconds=0.05)) as http:
+        answer = await http.post("/api/checkout")
+    assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
+    assert answer.headers["Idempotency-Key"] == "my key"
+    assert answer.headers["Retry-After"]
+
+
+async def test_a_timeout_of_the_app_itself_is_not_taken_for_the_deadline(settings: GatewaySettings) -> None:
+    async def impatient(scope: Scope, receive: Receive, send: Send) -> None:
+        raise TimeoutError("of its own")
+
+    async with client_of(Gate(impatient, settings)) as http:
+        with pytest.raises(TimeoutError, match="of its own"):
+            await http.get("/api/cart")
+
+
+async def test_a_hundred_requests_at_once_pass(client: httpx.AsyncClient, api: Any) -> None:
+    """DESIGN.md: 100 requests at once of one user pass, and 1,000 webhooks."""
+    door = asyncio.Barrier(100)
+
+    async def together() -> str:
+        await door.wait()
+        return "here"
+
+    api.add_api_route("/api/together", together)
+    answers = await asyncio.gather(*(client.get("/api/together") for _ in range(100)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_a_thousand_webhooks_at_once_pass(settings: GatewaySettings) -> None:
+    async def prompt(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(client_of(Gate(prompt, settings)))
+        answers = await asyncio.gather(*(http.post("/api/webhooks/stripe") for _ in range(1_000)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_cors_is_off_until_origins_are_named(
+    client: httpx.AsyncClient, settings_with: Callable[..., GatewaySettings], api: Any
+) -> None:
+    from gateway.app import guarded
+
+    origin = {"Origin": "https://shop.example"}
+    assert "access-control-allow-origin" not in (await client.get("/healthz", headers=origin)).headers
+    app = guarded(api, settings_with(cors_origins="https://shop.example, https://two.example"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.test") as http:
+        allowed = await http.get("/healthz", headers=origin)
+        stranger = await http.get("/healthz", headers={"Origin": "https://evil.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://shop.example"
+    assert "access-control-allow-origin" not in stranger.headers

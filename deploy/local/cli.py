@@ -1,0 +1,228 @@
+"""The operator's command, `aishop`. Each command is one screen of code here and a module behind it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.local import ports, tokens
+from deploy.local.identity import Identity
+from deploy.local.parts import ROOT, RealStripe, base_environment
+from deploy.local.stackfile import NAME, StackFile
+from deploy.local.supervisor import Options, StackError, Supervisor, end_orphans, log_tail
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Run and operate AI Shop: a shop that sells digital images for points and by card.",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_POLL_SECONDS = 0.05
+_STOP_SECONDS = 60.0
+
+Data = Annotated[Path, typer.Option("--data", help="The stack's data folder.", file_okay=False)]
+Stack = Annotated[
+    Path | None, typer.Option("--stack", help="A stack.json instead of a data folder.", dir_okay=False)
+]
+Offset = Annotated[
+    int,
+    typer.Option("--port-offset", help="Added to every port.", min=0, max=ports.MAX_OFFSET),
+]
+_DATA = Path(".aishop")
+
+
+@app.command()
+def up(
+    data: Data = _DATA,
+    port_offset: Offset = 0,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready.")] = False,
+) -> None:
+    """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
+    running = _running(data)
+    if running is not None:
+        out.print(f"already running: supervisor pid {running.pids['supervisor']}, {running.gateway_url}")
+        return
+    options = Options(data=data, port_offset=port_offset, real_stripe=_real_stripe())
+    if detach:
+        _start_detached(options)
+    else:
+        asyncio.run(Supervisor(options, _report(data)).run())
+        out.print("stopped")
+
+
+@app.command()
+def down(data: Data = _DATA) -> None:
+    """Stop the shop of a data folder, detached or not."""
+    running = _running(data)
+    supervisor = running and Identity.of(running.pids["supervisor"] or 0)
+    if supervisor:
+        supervisor.end(how=signal.SIGTERM, grace_seconds=_STOP_SECONDS)
+    ended = end_orphans(data)
+    if ended:
+        out.print(f"ended what a killed supervisor had left: {', '.join(ended)}")
+    out.print("stopped" if supervisor or ended else f"nothing runs in {data}")
+
+
+@app.command()
+def status(data: Data = _DATA, stack: Stack = None) -> None:
+    """Show what runs, and where."""
+    file = StackFile.read(stack or data)
+    table = Table("part", "pid", "state", "address")
+    for name, pid in file.pids.items():
+        if pid is not None:
+            state = "[green]runs[/]" if Identity.of(pid) else "[red]gone[/]"
+            table.add_row(name, str(pid), state, _address(file, name))
+    out.print(table)
+
+
+@app.command()
+def token(
+    user: Annotated[UUID, typer.Option("--user", help="The user's id.")],
+    email: Annotated[str | None, typer.Option("--email", help="Receipts go there.")] = None,
+    operator: Annotated[bool, typer.Option("--operator", help="May use /api/admin.")] = False,
+    ttl_seconds: Annotated[int, typer.Option("--ttl-seconds", help="Valid so long.", min=1)] = 3600,
+    data: Data = _DATA,
+    stack: Stack = None,
+) -> None:
+    """Print a JWT for a customer, as Supabase would issue it."""
+    secret = os.environ.get("AUTH_JWT_SECRET") or StackFile.read(stack or data).auth_jwt_secret
+    out.print(
+        tokens.mint(secret=secret, user_id=user, email=email, operator=operator, ttl_seconds=ttl_seconds),
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def demo() -> None:
+    """Buy points, spend them on an image, buy another by card; show every change in every database."""
+    from deploy.local import demo as demonstration
+
+    raise typer.Exit(demonstration.main())
+
+
+@app.command()
+def audit(
+    data: Data = _DATA,
+    stack: Stack = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+) -> None:
+    """Check the invariants across the databases while the shop runs; exit 1 with what breaks them."""
+    from deploy.local import audit as auditor
+
+    raise typer.Exit(auditor.main(StackFile.read(stack or data), as_json))
+
+
+@app.command()
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers there.")] = None,
+    orders: Annotated[int, typer.Option("--orders", help="How many checkouts.", min=100)] = 3000,
+    customers: Annotated[int, typer.Option("--customers", help="How many at once.", min=1, max=256)] = 32,
+) -> None:
+    """Orders per second and CPU per order over REST, beside pgbench writing the same rows."""
+    from bench import checkout
+
+    raise typer.Exit(checkout.main(orders, customers, json_file))
+
+
+def _running(data: Path) -> StackFile | None:
+    """The stack of the folder, when its supervisor is alive."""
+    if not (data / NAME).exists():
+        return None
+    file = StackFile.read(data)
+    return file if Identity.of(file.pids["supervisor"] or 0) else None
+
+
+def _real_stripe() -> RealStripe | None:
+    key = os.environ.get("STRIPE_SECRET_KEY")
+    if not key:
+        return None
+    secret = os.environ.get("STRIPE_WEBHOOK_SECRET")
+    if not secret:
+        raise StackError(
+            "STRIPE_SECRET_KEY is set, STRIPE_WEBHOOK_SECRET is not: take it from\n"
+            "  stripe listen --forward-to 127.0.0.1:8081/api/webhooks/stripe --print-secret"
+        )
+    return RealStripe(key, secret)
+
+
+def _start_detached(options: Options) -> None:
+    """The same command in a session of its own, with a log file and no pipe of ours."""
+    (options.data / "logs").mkdir(parents=True, exist_ok=True)
+    log = options.data / "logs" / "supervisor.log"
+    arguments = ["up", "--data", str(options.data.resolve()), "--port-offset", str(options.port_offset)]
+    names = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
+    stripe = {name: os.environ[name] for name in names if name in os.environ}
+    with log.open("ab") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "deploy.local.cli", *arguments],
+            cwd=ROOT,
+            env=base_environment() | stripe,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    while child.poll() is None:
+        running = _running(options.data)
+        if running is not None and running.pids["supervisor"] == child.pid:
+            out.print(f"ready: {running.gateway_url} (supervisor pid {child.pid})")
+            return
+        time.sleep(_POLL_SECONDS)
+    raise StackError(f"the stack did not start:\n{log_tail(options.data, 'supervisor')}")
+
+
+def _report(data: Path) -> Callable[[str], None]:
+    began = time.monotonic()
+
+    def report(event: str) -> None:
+        out.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  {event}")
+        if event == "ready":
+            file = StackFile.read(data)
+            out.print(f"\n  shop      {file.gateway_url}   (API: {file.gateway_url}/docs)")
+            out.print(f"  stripe    {file.stripe_url}")
+            out.print(f"  mailbox   {file.mailbox_url}")
+            out.print(
+                "\n  a customer's token: aishop token --user $(python3 -c 'import uuid; print(uuid.uuid4())')"
+            )
+            out.print("  Ctrl-C stops everything; the data stay in " + str(data) + "\n")
+
+    return report
+
+
+def _address(file: StackFile, name: str) -> str:
+    known = {
+        "gateway": file.gateway_url,
+        "stripe": file.stripe_url,
+        "mailbox": file.mailbox_url,
+        "nats": file.nats_url.rpartition("@")[2],
+        "postgres": file.database_urls["wallet"].rpartition("@")[2].partition("/")[0],
+        **file.grpc,
+    }
+    return known.get(name, "")
+
+
+def main() -> None:
+    """Runs the command; what the user can mend is one clear message, not a traceback."""
+    try:
+        app()
+    except (StackError, FileNotFoundError, ValueError) as error:
+        err.print(f"[red]error:[/] {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

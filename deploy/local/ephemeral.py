@@ -1,0 +1,136 @@
+"""A stack of one's own on free ports in a folder of its own: for the demo, the bench and the tests."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.local import ports, supervisor
+from deploy.local.identity import Identity
+from deploy.local.parts import ROOT, base_environment
+from deploy.local.stackfile import StackFile
+from deploy.local.supervisor import StackError, log_tail
+
+_START_SECONDS = 90.0
+_STOP_SECONDS = 60.0
+_POLL_SECONDS = 0.02
+
+
+class RunningStack:
+    """A stack that somebody may harm: parts are killed, held down, and started with failpoints."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+
+    @property
+    def file(self) -> StackFile:
+        """As it is now: pids change with each restart."""
+        return StackFile.read(self.data)
+
+    def kill(self, part: str) -> None:
+        """SIGKILL. The supervisor starts the part again."""
+        pid = self.file.pids[part]
+        assert pid is not None, f"{part} is held down"
+        os.kill(pid, signal.SIGKILL)
+
+    def hold(self, part: str) -> None:
+        """Stops a part and keeps it down until `release`."""
+        asyncio.run(supervisor.order(self.data, "stop", part))
+
+    def release(self, part: str) -> None:
+        """Starts a held part; returns when it is ready."""
+        asyncio.run(supervisor.order(self.data, "start", part))
+
+    def restart(self, part: str, environment: Mapping[str, str] | None = None) -> None:
+        """Stops and starts a part with these variables on top of its own; returns when it is ready."""
+        asyncio.run(supervisor.order(self.data, "restart", part, environment))
+
+    def wait_restarted(self, part: str, dead_pid: int, *, seconds: float = 30.0) -> None:
+        """Waits until a part that died is ready again under another pid."""
+        wait_until(lambda: self.file.pids[part] not in (None, dead_pid), seconds=seconds, what=f"{part} back")
+
+    def log(self, part: str, lines: int = 50) -> str:
+        return log_tail(self.data, part, lines)
+
+
+@contextmanager
+def running_stack(*, keep: bool = False) -> Iterator[RunningStack]:
+    """Starts a whole stack, gives it, and removes it, whatever happens."""
+    data = Path(tempfile.mkdtemp(prefix="aishop-"))
+    try:
+        process = _start(data)
+        try:
+            yield RunningStack(data)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            supervisor.end_orphans(data)
+    finally:
+        if not keep:
+            shutil.rmtree(data, ignore_errors=True)
+
+
+def _start(data: Path) -> "subprocess.Popen[bytes]":
+    """Tries again when another stack takes the ports between looking and listening."""
+    for _ in range(3):
+        process = _spawn(data, ports.free_offset())
+        deadline = time.monotonic() + _START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            if (data / "stack.json").exists():
+                return process
+            time.sleep(_POLL_SECONDS)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        supervisor.end_orphans(data)
+        if "is taken by" not in log_tail(data, "supervisor"):
+            break
+    raise StackError(f"the stack did not start:\n{log_tail(data, 'supervisor', 40)}")
+
+
+def _spawn(data: Path, offset: int) -> "subprocess.Popen[bytes]":
+    (data / "logs").mkdir(exist_ok=True)
+    with (data / "logs" / "supervisor.log").open("ab") as log:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "deploy.local.cli",
+                "up",
+                "--data",
+                str(data),
+                "--port-offset",
+                str(offset),
+            ],
+            cwd=ROOT,
+            env=base_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    """Polls a condition; TimeoutError names what did not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no process has this pid any more."""
+    return Identity.of(pid) is None

@@ -1,0 +1,58 @@
+"""Secrets of a local stack: drawn once, kept in its data folder, readable by their owner only."""
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from deploy.postgres.bootstrap import LOGINS, SERVICES, role
+
+
+class Secrets(BaseModel):
+    """Everything that a stack must not share with another stack."""
+
+    postgres_password: str
+    role_passwords: dict[str, str]
+    nats_password: str
+    auth_jwt_secret: str
+    stripe_secret_key: str
+    stripe_webhook_secret: str
+    data_encryption_keys: str
+    email_hmac_key: str
+
+
+def load_or_draw(folder: Path) -> Secrets:
+    """The folder's secrets, drawn when it has none yet."""
+    path = folder / "secrets.json"
+    if path.exists():
+        return Secrets.model_validate_json(path.read_text())
+    drawn = _draw()
+    write_private(path, drawn.model_dump_json(indent=2))
+    return drawn
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replaces a file atomically with mode 0600."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def _draw() -> Secrets:
+    return Secrets(
+        postgres_password=secrets.token_hex(16),
+        role_passwords={
+            role(service, login): secrets.token_hex(16) for service in SERVICES for login in LOGINS
+        },
+        nats_password=secrets.token_hex(16),
+        auth_jwt_secret=secrets.token_urlsafe(48),
+        stripe_secret_key=f"sk_test_{secrets.token_hex(16)}",
+        stripe_webhook_secret=f"whsec_{secrets.token_hex(16)}",
+        data_encryption_keys=f"k1:{secrets.token_urlsafe(32)}",
+        email_hmac_key=secrets.token_urlsafe(32),
+    )

@@ -50,13 +50,16 @@ def up(
     data: Data = _DATA,
     port_offset: Offset = 0,
     detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready.")] = False,
+    servers_only: Annotated[bool, typer.Option("--servers-only", help="Postgres and NATS alone.")] = False,
 ) -> None:
     """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
     running = _running(data)
     if running is not None:
         out.print(f"already running: supervisor pid {running.pids['supervisor']}, {running.gateway_url}")
         return
-    options = Options(data=data, port_offset=port_offset, real_stripe=_real_stripe())
+    options = Options(
+        data=data, port_offset=port_offset, real_stripe=_real_stripe(), servers_only=servers_only
+    )
     if detach:
         _start_detached(options)
     else:
@@ -164,6 +167,7 @@ def _start_detached(options: Options) -> None:
     (options.data / "logs").mkdir(parents=True, exist_ok=True)
     log = options.data / "logs" / "supervisor.log"
     arguments = ["up", "--data", str(options.data.resolve()), "--port-offset", str(options.port_offset)]
+    arguments += ["--servers-only"] if options.servers_only else []
     names = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
     stripe = {name: os.environ[name] for name in names if name in os.environ}
     with log.open("ab") as file:

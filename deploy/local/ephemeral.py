@@ -61,11 +61,11 @@ class RunningStack:
 
 
 @contextmanager
-def running_stack(*, keep: bool = False) -> Iterator[RunningStack]:
-    """Starts a whole stack, gives it, and removes it, whatever happens."""
+def running_stack(*, servers_only: bool = False) -> Iterator[RunningStack]:
+    """Starts a stack, gives it, and removes it, whatever happens. `servers_only`: Postgres and NATS."""
     data = Path(tempfile.mkdtemp(prefix="aishop-"))
     try:
-        process = _start(data)
+        process = _start(data, servers_only=servers_only)
         try:
             yield RunningStack(data)
         finally:
@@ -77,14 +77,13 @@ def running_stack(*, keep: bool = False) -> Iterator[RunningStack]:
                 process.wait()
             supervisor.end_orphans(data)
     finally:
-        if not keep:
-            shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
 
 
-def _start(data: Path) -> "subprocess.Popen[bytes]":
+def _start(data: Path, *, servers_only: bool) -> "subprocess.Popen[bytes]":
     """Tries again when another stack takes the ports between looking and listening."""
     for _ in range(3):
-        process = _spawn(data, ports.free_offset())
+        process = _spawn(data, ports.free_offset(), servers_only=servers_only)
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             if (data / "stack.json").exists():
@@ -99,7 +98,7 @@ def _start(data: Path) -> "subprocess.Popen[bytes]":
     raise StackError(f"the stack did not start:\n{log_tail(data, 'supervisor', 40)}")
 
 
-def _spawn(data: Path, offset: int) -> "subprocess.Popen[bytes]":
+def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[bytes]":
     (data / "logs").mkdir(exist_ok=True)
     with (data / "logs" / "supervisor.log").open("ab") as log:
         return subprocess.Popen(

@@ -100,6 +100,8 @@ def _start(data: Path, *, servers_only: bool) -> "subprocess.Popen[bytes]":
 
 def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[bytes]":
     (data / "logs").mkdir(exist_ok=True)
+    arguments = ["up", "--data", str(data), "--port-offset", str(offset)]
+    arguments += ["--servers-only"] if servers_only else []
     with (data / "logs" / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
             [

@@ -104,16 +104,7 @@ def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[
     arguments += ["--servers-only"] if servers_only else []
     with (data / "logs" / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "deploy.local.cli",
-                "up",
-                "--data",
-                str(data),
-                "--port-offset",
-                str(offset),
-            ],
+            [sys.executable, "-m", "deploy.local.cli", *arguments],
             cwd=ROOT,
             env=base_environment(),
             stdin=subprocess.DEVNULL,

@@ -56,7 +56,7 @@ profiles = Table(
     ),
     _moment("created_at"),
     _moment("updated_at"),
-    CheckConstraint("points >= 0", name="points_not_negative"),
+    # So points are never negative either.
     CheckConstraint("points_held >= 0 AND points_held <= points", name="held_within_points"),
     CheckConstraint("points_debt >= 0", name="debt_not_negative"),
     CheckConstraint("points_debt = 0 OR points = points_held", name="debt_only_when_nothing_is_free"),

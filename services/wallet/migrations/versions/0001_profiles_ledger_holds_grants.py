@@ -23,7 +23,6 @@ _TABLES = (
         ledger_head bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
         created_at timestamptz NOT NULL DEFAULT now(),
         updated_at timestamptz NOT NULL DEFAULT now(),
-        CONSTRAINT profiles_points_not_negative CHECK (points >= 0),
         CONSTRAINT profiles_held_within_points CHECK (points_held >= 0 AND points_held <= points),
         CONSTRAINT profiles_debt_not_negative CHECK (points_debt >= 0),
         CONSTRAINT profiles_debt_only_when_nothing_is_free CHECK (points_debt = 0 OR points = points_held),

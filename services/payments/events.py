@@ -116,6 +116,6 @@ def _object_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _describe(error: Exception) -> str:
-    """Without the statement's parameters, which SQLAlchemy would print."""
+    """Without the statement's parameters and the row's values, which a database error would print."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    return f"{type(cause).__name__}: {cause}"
+    return f"{type(cause).__name__}: {cause}".splitlines()[0]

@@ -1,0 +1,200 @@
+"""The states of a checkout, and what a session says of it."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.payments import rules
+from services.payments.errors import IllegalMove
+from services.payments.rules import Checkout, Malformed, Session, Status
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CHECKOUT = Checkout(
+    id=UUID(int=1),
+    user_id=UUID(int=2),
+    status=Status.OPEN,
+    version=2,
+    order_id=None,
+    package_id="premium",
+    points=550,
+    amount_cents=3999,
+    currency="usd",
+    request=b"",
+    attempt=1,
+    attempt_until=NOW + rules.ATTEMPT_LIFETIME,
+    expires_at=NOW + rules.CHECKOUT_LIFETIME,
+    session_id="cs_1",
+    url="https://pay",
+    payment_intent_id=None,
+    failure_reason=None,
+    lease_token=None,
+    lease_until=NOW,
+    tries=0,
+    created_at=NOW,
+    read_at=NOW,
+)
+PAID = Session(
+    id="cs_1",
+    mode="payment",
+    status="complete",
+    payment_status="paid",
+    amount_total=3999,
+    currency="usd",
+    url=None,
+    payment_intent_id="pi_1",
+    client_reference_id=str(UUID(int=1)),
+    metadata=rules.metadata_of(CHECKOUT),
+)
+WIRE: dict[str, Any] = {
+    "object": "checkout.session",
+    "id": "cs_1",
+    "mode": "payment",
+    "status": "open",
+    "payment_status": "unpaid",
+    "url": "https://pay",
+    "metadata": {},
+}
+
+
+def _final(news: tuple[Status, ...]) -> Status:
+    state = Status.CREATING
+    for target in news:
+        state = target if rules.moves(state, target) else state
+    return state
+
+
+@pytest.mark.parametrize("others", [(Status.OPEN, Status.PROCESSING), (Status.EXPIRED, Status.OPEN)])
+def test_news_of_a_paid_session_end_paid_in_any_order(others: tuple[Status, ...]) -> None:
+    assert {_final(order) for order in permutations((*others, Status.PAID, Status.PAID))} == {Status.PAID}
+
+
+def test_news_of_a_failed_delayed_payment_end_failed_in_any_order() -> None:
+    news = (Status.OPEN, Status.PROCESSING, Status.FAILED)
+    assert {_final(order) for order in permutations(news)} == {Status.FAILED}
+
+
+def test_a_paid_checkout_never_moves_again() -> None:
+    assert not any(rules.moves(Status.PAID, target) for target in Status if target is not Status.CREATING)
+
+
+def test_nothing_leads_back_to_creating() -> None:
+    with pytest.raises(IllegalMove):
+        rules.moves(Status.OPEN, Status.CREATING)
+
+
+@pytest.mark.parametrize(
+    ("status", "payment_status", "failed", "expected"),
+    [
+        ("open", "unpaid", False, Status.OPEN),
+        ("expired", "unpaid", False, Status.EXPIRED),
+        ("complete", "unpaid", False, Status.PROCESSING),
+        ("complete", "unpaid", True, Status.FAILED),
+        ("complete", "paid", False, Status.PAID),
+        ("complete", "paid", True, Status.PAID),
+    ],
+)
+def test_a_session_stands_for_one_state(
+    status: str, payment_status: str, failed: bool, expected: Status
+) -> None:
+    session = rules.parse_session(WIRE | {"status": status, "payment_status": payment_status})
+    assert rules.news_of(session, payment_failed=failed) is expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"object": "event"},
+        {"id": None},
+        {"id": 7},
+        {"status": ""},
+        {"amount_total": "3999"},
+        {"amount_total": True},
+        {"metadata": "x"},
+        {"payment_intent": {"id": None}},
+    ],
+)
+def test_a_malformed_session_is_named_as_such(change: dict[str, Any]) -> None:
+    with pytest.raises(Malformed):
+        rules.parse_session(WIRE | change)
+
+
+@pytest.mark.parametrize("change", [{"status": "dancing"}, {"url": None}])
+def test_a_session_of_no_known_state_is_malformed(change: dict[str, Any]) -> None:
+    with pytest.raises(Malformed):
+        rules.news_of(rules.parse_session(WIRE | change))
+
+
+def test_an_expanded_payment_intent_is_its_id() -> None:
+    assert rules.parse_session(WIRE | {"payment_intent": {"id": "pi_9"}}).payment_intent_id == "pi_9"
+
+
+def test_a_paid_session_that_agrees_has_no_mismatch() -> None:
+    assert rules.mismatch(CHECKOUT, PAID) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"amount_total": 3998}, "amount_mismatch"),
+        ({"amount_total": None}, "amount_mismatch"),
+        ({"currency": "eur"}, "currency_mismatch"),
+        ({"currency": None}, "currency_mismatch"),
+        ({"mode": "subscription"}, "not_a_payment"),
+        ({"payment_intent_id": None}, "not_a_payment"),
+        ({"metadata": {}}, "metadata_mismatch"),
+        ({"metadata": dict(PAID.metadata) | {"user_id": str(UUID(int=3))}}, "metadata_mismatch"),
+        ({"metadata": dict(PAID.metadata) | {"points_amount": "5500"}}, "metadata_mismatch"),
+    ],
+)
+def test_a_paid_session_that_differs_is_not_fulfilled(change: dict[str, Any], reason: str) -> None:
+    assert rules.mismatch(CHECKOUT, replace(PAID, **change)) == reason
+
+
+def test_a_second_payment_of_one_checkout_is_a_mismatch() -> None:
+    paid = replace(CHECKOUT, status=Status.PAID, payment_intent_id="pi_0")
+    assert rules.mismatch(paid, PAID) == "second_payment"
+
+
+def test_an_order_of_another_id_is_a_mismatch() -> None:
+    order = replace(CHECKOUT, package_id=None, points=0, order_id=UUID(int=8))
+    session = replace(PAID, metadata=rules.metadata_of(replace(order, order_id=UUID(int=9))))
+    assert rules.mismatch(order, session) == "metadata_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ours"),
+    [
+        ({"checkout_id": "x"}, True),
+        ({"user_id": "u", "points_amount": "5"}, True),
+        ({"user_id": "u", "order_id": "o"}, True),
+        ({"user_id": "u"}, False),
+        ({"order_id": "somebody else's"}, False),
+        ({}, False),
+    ],
+)
+def test_our_sessions_are_known_by_their_metadata(metadata: dict[str, str], ours: bool) -> None:
+    assert rules.bears_our_metadata(replace(PAID, metadata=metadata)) is ours
+
+
+def test_a_key_is_used_until_its_attempt_ends() -> None:
+    last = replace(CHECKOUT, read_at=CHECKOUT.attempt_until - timedelta(seconds=1))
+    assert rules.may_create(last)
+    assert not rules.may_create(replace(CHECKOUT, read_at=CHECKOUT.attempt_until))
+
+
+def test_no_attempt_begins_when_stripe_would_refuse_the_rest_of_the_lifetime() -> None:
+    early = replace(CHECKOUT, read_at=NOW + timedelta(minutes=14))
+    assert rules.may_try_anew(early)
+    assert not rules.may_try_anew(replace(CHECKOUT, read_at=NOW + timedelta(minutes=14, seconds=1)))
+
+
+def test_each_attempt_has_its_own_key() -> None:
+    assert rules.creation_key(CHECKOUT) != rules.creation_key(replace(CHECKOUT, attempt=2))
+
+
+def test_backoff_grows_to_its_limit() -> None:
+    assert [rules.backoff_seconds(tries, longest=5) for tries in (0, 1, 2, 3, 4, 99)] == [1, 1, 2, 4, 5, 5]

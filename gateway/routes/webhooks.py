@@ -14,6 +14,7 @@ log = logs.get(__name__)
 router = APIRouter(route_class=PublicRoute, tags=["webhooks"])
 
 _RELAYED = (b"stripe-signature", b"content-type")
+_RETURNED = ("content-type", "retry-after")
 
 
 @router.post(
@@ -43,6 +44,5 @@ async def receive_stripe_webhook(request: Request) -> Response:
     except httpx.TransportError as error:
         log.warning("webhook.not_relayed", error=repr(error))
         raise ProblemError("service_unavailable") from error
-    return Response(
-        answer.content, answer.status_code, media_type=answer.headers.get("content-type", "application/json")
-    )
+    returned = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
+    return Response(answer.content, answer.status_code, returned)

@@ -53,7 +53,7 @@ async def test_a_webhook_arrives_byte_for_byte(start_gateway: Starter, peer: Any
 
 async def test_what_payments_answers_is_passed_on(start_gateway: Starter, peer: Any) -> None:
     peer.answer = (
-        b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n"
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nretry-after: 7\r\n"
         b'content-length: 29\r\n\r\n{"error":"Invalid signature"}'
     )
     peer.release.set()
@@ -61,6 +61,7 @@ async def test_what_payments_answers_is_passed_on(start_gateway: Starter, peer: 
     answer = await gateway.http.post("/api/webhooks/stripe", content=b"{}")
     assert (answer.status_code, answer.json()) == (400, {"error": "Invalid signature"})
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["retry-after"] == "7"
     assert b"stripe-signature" not in peer.requests[0].lower()
 
 

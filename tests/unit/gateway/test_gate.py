@@ -66,7 +66,8 @@ async def test_beyond_those_that_run_and_those_that_wait_the_rest_hears_503_at_o
 async def test_whoever_waited_in_vain_is_refused_and_leaves_no_trace() -> None:
     lane = Lane(running=1, waiting=1, patience_seconds=0.01)
     assert await lane.enter()
-    assert not await lane.enter()
+    async with asyncio.timeout(0.5):
+        assert not await lane.enter()
     lane.leave()
     assert await lane.enter()
     waiting = asyncio.create_task(Lane.enter(lane))
@@ -87,7 +88,7 @@ async def test_places_come_back_when_a_request_fails(settings_with: Callable[...
 async def test_a_request_that_takes_too_long_hears_that_its_outcome_is_unknown(
     settings: GatewaySettings,
 ) -> None:
-    async with client_of(Gate(Door(), settings, deadline_seconds=0.05)) as http:
+    async with client_of(Gate(Door(), settings, deadline_seconds=0.05)) as http, asyncio.timeout(5):
         answer = await http.post("/api/checkout")
     assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
     assert answer.headers["Idempotency-Key"] == "my key"

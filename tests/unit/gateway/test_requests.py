@@ -142,6 +142,18 @@ async def test_an_oversize_body_is_a_413(
     assert fits.status_code != 413
 
 
+async def test_a_body_that_is_declared_too_large_is_not_even_read(
+    client: httpx.AsyncClient, signed_in: dict[str, str]
+) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("read")
+        yield b""
+
+    headers = signed_in | JSON | {"Content-Length": "65537"}
+    answer = await client.post("/api/checkout", content=never(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "ключ"])
 async def test_an_unusable_idempotency_key_is_refused(
     client: httpx.AsyncClient, signed_in: dict[str, str], key: str

@@ -1,0 +1,28 @@
+"""People who visit the shared shop. Each test meets somebody new."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from deploy.local.ephemeral import RunningStack
+from tests.e2e.rest_client import Customer, sign_in, visit
+
+
+@pytest.fixture
+async def customer(stack: RunningStack) -> AsyncIterator[Customer]:
+    async with sign_in(stack.file.gateway_url, stack.file.auth_jwt_secret) as signed_in:
+        yield signed_in
+
+
+@pytest.fixture
+async def other(stack: RunningStack) -> AsyncIterator[Customer]:
+    async with sign_in(stack.file.gateway_url, stack.file.auth_jwt_secret) as signed_in:
+        yield signed_in
+
+
+@pytest.fixture
+async def visitor(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
+    """Somebody without a token."""
+    async with visit(stack.file.gateway_url) as http:
+        yield http

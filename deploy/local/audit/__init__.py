@@ -1,0 +1,71 @@
+"""`aishop audit`: the invariants of docs/guarantees.md, checked across the databases while the shop runs.
+
+Each look reads every database in one read-only snapshot. What is on its way between two services looks
+broken for a moment, so a finding counts only if a second look, a moment later, shows it again.
+"""
+
+import json
+import time
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy.local.audit import across, orders, wallet
+from deploy.local.audit.snapshot import Finding, Snapshots, snapshots
+from deploy.local.stackfile import StackFile
+
+CHECKS = (
+    *wallet.CHECKS,
+    *orders.CHECKS,
+    *across.CHECKS,
+)
+_SECOND_LOOK_SECONDS = 2.0
+_SHOWN = 50
+
+
+def audit(stack: StackFile) -> list[Finding]:
+    """What breaks an invariant, and did so twice; nothing when all of them hold."""
+    first = _look(stack)
+    if not first:
+        return []
+    time.sleep(_SECOND_LOOK_SECONDS)
+    again = set(_look(stack))
+    return [finding for finding in first if finding in again]
+
+
+def main(stack: StackFile, as_json: bool) -> int:
+    """Prints the findings; 1 when there are any."""
+    findings = audit(stack)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], default=str))
+    else:
+        _print(findings)
+    return 1 if findings else 0
+
+
+def _look(stack: StackFile) -> list[Finding]:
+    with snapshots(stack.database_urls) as databases:
+        return [finding for check in CHECKS for finding in check(databases)]
+
+
+def _print(findings: list[Finding]) -> None:
+    console = Console(highlight=False)
+    if not findings:
+        invariants = ", ".join(sorted({name for check in CHECKS for name in _proves(check)}))
+        console.print(f"[green]all hold:[/] {invariants} ({len(CHECKS)} checks)")
+        return
+    table = Table("invariant", "what", "where", "found")
+    for finding in findings[:_SHOWN]:
+        table.add_row(finding.invariant, finding.what, finding.where, finding.found)
+    console.print(table)
+    console.print(
+        f"[red]{len(findings)} findings[/]" + (f", {_SHOWN} shown" if len(findings) > _SHOWN else "")
+    )
+
+
+def _proves(check: object) -> tuple[str, ...]:
+    return getattr(check, "proves", ())
+
+
+__all__ = ["CHECKS", "Finding", "Snapshots", "audit", "main"]

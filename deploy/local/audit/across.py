@@ -1,0 +1,89 @@
+"""I3 and I5 where two databases must agree: holds against orders, orders against payments."""
+
+from collections.abc import Iterator
+
+from deploy.local.audit.snapshot import Check, Finding, Row, Snapshots
+
+_ENDED = ("failed", "cancelled")
+
+
+class PointsOrders:
+    """I5: a completed points order has its capture, or a run that has yet to capture; no other order has."""
+
+    proves = ("I5",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        holds = {row["order_id"]: row for row in databases.rows("wallet", _HOLDS)}
+        orders = {row["id"]: row for row in databases.rows("orders", _POINTS_ORDERS)}
+        for order_id, order in orders.items():
+            hold = holds.get(order_id)
+            if order["status"] in ("completed", "refunded"):
+                if not _is_paid_by(order, hold):
+                    yield _finding("a completed order has no capture of its total", order, hold)
+            elif hold and hold["status"] == "captured":
+                yield _finding("an order that is not completed has spent points", order, hold)
+        for order_id in holds.keys() - orders.keys():
+            if holds[order_id]["status"] == "captured":
+                yield Finding(
+                    "I5", "points were spent on no order", f"order {order_id}", str(holds[order_id])
+                )
+
+
+class HoldsResolve:
+    """I3: no hold stays open behind an order that has ended, unless its saga is still giving it back."""
+
+    proves = ("I3",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        orders = {row["id"]: row for row in databases.rows("orders", _POINTS_ORDERS)}
+        for hold in databases.rows("wallet", _HOLDS):
+            order = orders.get(hold["order_id"])
+            if hold["status"] == "held" and order and order["status"] in _ENDED and not order["at_work"]:
+                found = f"order {order['status']}, {hold['points']} points held"
+                yield Finding("I3", "a hold outlives its order", f"order {hold['order_id']}", found)
+
+
+class CardOrders:
+    """I5: a completed card order has its payment, of its total and its currency."""
+
+    proves = ("I5",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        payments = {row["payment_intent_id"]: row for row in databases.rows("payments", _PAYMENTS)}
+        for order in databases.rows("orders", _CARD_ORDERS):
+            paid = payments.get(order["stripe_payment_intent_id"])
+            if paid is None:
+                yield _finding("a completed card order has no payment", order, None)
+            elif (paid["order_id"], paid["amount_cents"], paid["currency"]) != (
+                order["id"],
+                order["total_cents"],
+                order["currency"],
+            ):
+                yield _finding("an order's payment is of another amount or order", order, paid)
+
+
+def _is_paid_by(order: Row, hold: Row | None) -> bool:
+    if hold is None or hold["points"] != order["total_points"] or hold["user_id"] != order["user_id"]:
+        return False
+    return hold["status"] == "captured" or (hold["status"] == "held" and bool(order["at_work"]))
+
+
+def _finding(what: str, order: Row, other: Row | None) -> Finding:
+    found = ", ".join(f"{name} {value}" for name, value in (other or {"nothing": ""}).items())
+    return Finding("I5", what, f"order {order['id']} ({order['status']})", found)
+
+
+_HOLDS = "SELECT order_id, user_id, points, status FROM holds"
+_POINTS_ORDERS = """
+    SELECT o.id, o.user_id, o.status, o.total_points,
+        EXISTS (SELECT FROM saga_runs r WHERE r.order_id = o.id AND r.status IN ('running', 'undoing'))
+            AS at_work
+    FROM orders o WHERE o.payment_method = 'points'"""
+_CARD_ORDERS = """
+    SELECT id, status, total_cents, currency, stripe_payment_intent_id FROM orders
+    WHERE payment_method = 'stripe' AND status IN ('completed', 'refunded')"""
+_PAYMENTS = """
+    SELECT p.payment_intent_id, p.amount_cents, p.currency, c.order_id
+    FROM payments p JOIN checkouts c ON c.id = p.checkout_id"""
+
+CHECKS: tuple[Check, ...] = (PointsOrders(), HoldsResolve(), CardOrders())

@@ -1,0 +1,65 @@
+"""One look at every database, and what a look may find."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A broken invariant. `where` names the row, `found` what stands there."""
+
+    invariant: str
+    what: str
+    where: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """A read-only snapshot of each database."""
+
+    connections: Mapping[str, psycopg.Connection[Row]]
+
+    def rows(self, database: str, query: str) -> list[Row]:
+        return self.connections[database].execute(query.encode()).fetchall()
+
+
+Check = Callable[[Snapshots], Iterable[Finding]]
+
+
+@dataclass(frozen=True)
+class SqlCheck:
+    """A query that must return nothing. Its first column says where, the others what is there."""
+
+    proves: tuple[str, ...]
+    what: str
+    database: str
+    query: str
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        for row in databases.rows(self.database, self.query):
+            (name, value), *others = row.items()
+            found = ", ".join(f"{column} {content}" for column, content in others)
+            yield Finding(self.proves[0], self.what, f"{name} {value}", found)
+
+
+@contextmanager
+def snapshots(urls: Mapping[str, str]) -> Iterator[Snapshots]:
+    """Opens a repeatable-read, read-only transaction in every database."""
+    with ExitStack() as stack:
+        yield Snapshots({name: stack.enter_context(_snapshot(url)) for name, url in urls.items()})
+
+
+@contextmanager
+def _snapshot(url: str) -> Iterator[psycopg.Connection[Row]]:
+    with psycopg.connect(url, row_factory=dict_row, connect_timeout=5) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        yield connection

@@ -1,0 +1,34 @@
+"""Whether everything that was started has come to its end: sagas, events, mails, webhooks."""
+
+from collections.abc import Mapping
+
+import psycopg
+
+# What is still on its way, by database. A card order that waits for its customer is at rest.
+_OPEN = {
+    "wallet": "SELECT count(*) FROM outbox WHERE sent_at IS NULL",
+    "orders": """
+        SELECT (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
+            + (SELECT count(*) FROM mails WHERE sent_at IS NULL)
+            + (SELECT count(*) FROM saga_runs WHERE status IN ('running', 'undoing')
+                AND NOT (step = 'await_payment' AND lease_until IS NULL))""",
+    "payments": """
+        SELECT (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
+            + (SELECT count(*) FROM stripe_events WHERE status = 'received')
+            + (SELECT count(*) FROM checkouts WHERE status = 'creating')""",
+}
+
+
+def open_work(database_urls: Mapping[str, str]) -> dict[str, int]:
+    """How much is on its way in each database; all zero when the shop is quiet."""
+    return {name: _count(database_urls[name], query) for name, query in _OPEN.items()}
+
+
+def is_quiet(database_urls: Mapping[str, str]) -> bool:
+    return not any(open_work(database_urls).values())
+
+
+def _count(url: str, query: str) -> int:
+    with psycopg.connect(url, connect_timeout=5) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return int(row[0]) if row else 0

@@ -43,7 +43,8 @@ _MAX_ID_LENGTH = 255
 # Year 2242; keeps a hostile number out of the database's range checks.
 _MAX_CREATED = 1 << 33
 _AT_ONCE = 2
-_MAX_WAITING = 1000
+_MAX_RUNNING = 1000
+_BODY_SECONDS = 10
 _STOP_SECONDS = 3
 
 
@@ -86,7 +87,7 @@ def _signature_parts(header: str) -> tuple[str, list[str]]:
     signatures = [value for name, _, value in pairs if name == "v1"]
     if len(timestamps) != 1 or not 1 <= len(signatures) <= _MAX_SIGNATURES:
         raise BadWebhook("header")
-    if not timestamps[0].isdigit() or len(timestamps[0]) > 12:
+    if not timestamps[0].isdecimal() or len(timestamps[0]) > 12:
         raise BadWebhook("header")
     return timestamps[0], signatures
 
@@ -123,10 +124,19 @@ class Receiver:
         self._secrets = secrets
         self._wake = wake
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._waiting = 0
+        self._running = 0
 
     async def receive(self, request: Request) -> Response:
         """POST /api/webhooks/stripe"""
+        if self._running >= _MAX_RUNNING:
+            return problem(503, "overloaded", "Overloaded")
+        self._running += 1
+        try:
+            return await self._receive(request)
+        finally:
+            self._running -= 1
+
+    async def _receive(self, request: Request) -> Response:
         try:
             body = await _read_body(request)
             verify(body, request.headers.get("stripe-signature"), secrets=self._secrets, now=time.time())
@@ -136,13 +146,10 @@ class Receiver:
             return problem(400, "invalid_signature", "Invalid signature")
         except BodyTooLarge:
             return problem(413, "payload_too_large", "Payload too large")
-        if self._waiting >= _MAX_WAITING:
-            return problem(503, "overloaded", "Overloaded")
         return await self._keep(envelope, body)
 
     async def _keep(self, envelope: Envelope, body: bytes) -> Response:
         sealed = self._keyring.seal(body, place=payload_place(envelope.id))
-        self._waiting += 1
         try:
             # Few at once, so that a burst leaves connections to the workers.
             async with self._slots, self._database.worker() as connection:
@@ -156,8 +163,6 @@ class Receiver:
         except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
             log.error("webhook.not_kept", event_id=envelope.id, error=type(error).__name__)
             return problem(503, "unavailable", "Try again")
-        finally:
-            self._waiting -= 1
         failpoints.hit("payments.event.received")
         self._wake()
         return JSONResponse({"received": True})
@@ -165,16 +170,18 @@ class Receiver:
 
 async def _read_body(request: Request) -> bytes:
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+    if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
         raise BodyTooLarge
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise BodyTooLarge
-    except ClientDisconnect as error:
-        raise BadWebhook("disconnected") from error
+        # Whoever sends a byte now and then must not hold a seat for ever.
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyTooLarge
+    except (ClientDisconnect, TimeoutError) as error:
+        raise BadWebhook("body") from error
     return bytes(body)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,24 +24,23 @@ from google.protobuf.message import Message
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
+from deploy.local.ports import busy
 from protos.payments.v1 import payments_pb2 as pb
 from protos.payments.v1 import payments_pb2_grpc
 from services.chassis.db import Database
 from services.chassis.errors import DomainError
 from services.chassis.grpc_client import as_domain_error
 from tests.integration.payments.stripe_double import Fields, StripeDouble, event_body, running_double
-from tests.integration.wallet.servers import Servers, free_port, running_servers
+from tests.support.servers import Servers
 
 KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"
-PASSWORD = "a-password-of-this-test"
 SECRETS = ("whsec_test_new", "whsec_test_old")
 SHOP_URL = "https://shop.test"
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with running_servers(tmp_path_factory.mktemp("servers")) as servers:
-        yield servers
+def free_port() -> int:
+    """Below the ephemeral range, where a client that retries could be handed the very port it calls."""
+    return next(port for port in random.sample(range(18_000, 30_000), 100) if not busy([port]))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,11 @@ class PaymentsProcess:
     logs: Path
 
     def url(self, login: str) -> str:
-        return self.servers.postgres_url("payments", login=f"payments_{login}", password=PASSWORD)
+        return self.servers.url("payments", login)
+
+    @property
+    def admin_url(self) -> str:
+        return self.servers.admin_url("payments")
 
     def environment(self, **more: str) -> dict[str, str]:
         return os.environ | {
@@ -98,10 +102,6 @@ class Started:
 
 @pytest.fixture(scope="session")
 def process(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> PaymentsProcess:
-    with psycopg.connect(servers.postgres_url("postgres"), autocommit=True) as connection:
-        for login in ("owner", "app", "worker"):
-            connection.execute(f"CREATE ROLE payments_{login} LOGIN PASSWORD '{PASSWORD}'".encode())
-        connection.execute("CREATE DATABASE payments OWNER payments_owner")
     process = PaymentsProcess(servers, tmp_path_factory.mktemp("payments"))
     for command in ("migrate", "migrate", "seed", "seed"):
         process.once(command)
@@ -263,7 +263,7 @@ async def payments_running(
                 stripe,
                 started,
                 http,
-                process.servers.postgres_url("payments"),
+                process.admin_url,
             )
 
 

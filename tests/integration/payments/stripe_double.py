@@ -41,6 +41,18 @@ class StripeDouble:
     def forget_keys(self) -> None:
         self._stored.clear()
 
+    def forget_parameters(self, checkout_id: str) -> None:
+        """As if the calls so far had been made by a release that sent other parameters."""
+        for key, (_, status, answer) in self._stored.items():
+            if checkout_id in key:
+                self._stored[key] = (b"", status, answer)
+
+    def duplicate(self, session_id: str) -> Fields:
+        """A second session for the same checkout."""
+        session = dict(self.sessions[session_id]) | {"id": f"{session_id}_twin"}
+        self.sessions[session["id"]] = session
+        return session
+
     def complete(self, session_id: str, *, paid: bool = True, **change: Any) -> Fields:
         """The customer went through the hosted page."""
         session = self.sessions[session_id]

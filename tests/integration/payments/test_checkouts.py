@@ -171,6 +171,33 @@ async def test_after_its_attempt_nothing_is_created_under_the_key(payments: Paym
     assert len(payments.stripe.of(checkout.id)) == 1
 
 
+async def test_a_key_of_other_parameters_is_settled_by_the_listing(payments: Payments) -> None:
+    """A release that sends other parameters cannot replay the key; the session may exist all the same."""
+    payments.stripe.accidents = ["effect_then_timeout"]
+    checkout = await payments.points_checkout()
+    payments.stripe.forget_parameters(checkout.id)
+    row = await payments.until_status(checkout.id, "open")
+    [session] = payments.stripe.of(checkout.id)
+    assert (row["session_id"], row["attempt"]) == (session["id"], 1)
+
+
+async def test_of_two_sessions_one_is_adopted_and_the_other_ended(payments: Payments) -> None:
+    payments.stripe.accidents = ["effect_then_timeout"]
+    creating = asyncio.create_task(payments.points_checkout())
+    [row] = await payments.until("SELECT id FROM checkouts WHERE user_id = %s", payments.user_id)
+    await payments.change(str(row["id"]), "attempt_until = now() - interval '1 second'")
+    async with asyncio.timeout(5):
+        while not (found := payments.stripe.of(str(row["id"]))):
+            await asyncio.sleep(0.01)
+    payments.stripe.duplicate(found[0]["id"])
+    checkout = await creating
+    row = await payments.until_status(checkout.id, "open")
+    async with asyncio.timeout(5):
+        while len(open_ones := [s for s in payments.stripe.of(checkout.id) if s["status"] == "open"]) > 1:
+            await asyncio.sleep(0.01)
+    assert [session["id"] for session in open_ones] == [row["session_id"]]
+
+
 async def test_too_late_for_another_attempt_the_checkout_expires(payments: Payments) -> None:
     payments.stripe.accidents = ["503"] * 3
     with refused("CHECKOUT_CREATING", UNAVAILABLE):

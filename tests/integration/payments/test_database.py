@@ -34,7 +34,7 @@ _INDEXES = """
 
 @pytest.mark.parametrize("query", [_SHAPE, _CONSTRAINTS, _INDEXES], ids=["columns", "constraints", "indexes"])
 async def test_the_migrations_build_what_the_models_say(process: PaymentsProcess, query: str) -> None:
-    url = process.servers.postgres_url("payments").replace("postgresql://", "postgresql+psycopg://", 1)
+    url = process.admin_url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = create_engine(url)
     with engine.connect() as connection:
         migrated = connection.execute(text(query)).all()
@@ -51,7 +51,7 @@ async def test_the_migrations_build_what_the_models_say(process: PaymentsProcess
 @pytest.mark.parametrize("table", ["checkouts", "payments", "idempotency_keys"])
 async def test_tables_of_users_are_under_forced_row_security(process: PaymentsProcess, table: str) -> None:
     query = "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = %s::regclass"
-    with psycopg.connect(process.servers.postgres_url("payments")) as connection:
+    with psycopg.connect(process.admin_url) as connection:
         assert connection.execute(query, (table,)).fetchone() == (True,)
 
 
@@ -144,7 +144,7 @@ async def test_an_impossible_checkout_is_refused(
     process: PaymentsProcess, checkout: Checkout, assignments: str, constraint: str
 ) -> None:
     with (
-        psycopg.connect(process.servers.postgres_url("payments")) as connection,
+        psycopg.connect(process.admin_url) as connection,
         pytest.raises(psycopg.errors.CheckViolation, match=constraint),
     ):
         connection.execute(f"UPDATE checkouts SET {assignments} WHERE id = %s".encode(), (checkout.id,))

@@ -34,10 +34,11 @@ class Reserve(Protocol):
 OVERDUE_BATCH = 100
 _MAX_DOUBLINGS = 4
 
+# With debt nothing is free (a CHECK of profiles), so that this one condition refuses both.
 _RESERVE = """
     WITH reserved AS (
         UPDATE profiles SET points_held = points_held + %(points)s::bigint, updated_at = now()
-        WHERE id = %(user_id)s AND points_debt = 0 AND points - points_held >= %(points)s::bigint
+        WHERE id = %(user_id)s AND points - points_held >= %(points)s::bigint
         RETURNING id
     )
     INSERT INTO holds (user_id, order_id, points, status, due_at)

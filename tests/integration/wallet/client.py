@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Iterator
@@ -21,11 +22,10 @@ from protos.events.v1 import events_pb2
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis.grpc_client import as_domain_error
 from services.wallet import queries, rules
-from tests.integration.wallet.servers import Servers, free_port
+from tests.support.servers import Servers
 
 # 32 bytes, as base64url.
 KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"
-PASSWORD = "a-password-of-this-test"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class WalletProcess:
     logs: Path
 
     def url(self, login: str) -> str:
-        return self.servers.postgres_url("wallet", login=f"wallet_{login}", password=PASSWORD)
+        return self.servers.url("wallet", login)
 
     def environment(self, **more: str) -> dict[str, str]:
         return os.environ | {
@@ -56,7 +56,7 @@ class WalletProcess:
     @contextmanager
     def running(self, **more: str) -> Iterator["tuple[subprocess.Popen[bytes], str]"]:
         """The process and its address, not yet ready; killed at the end if it still runs."""
-        address = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{_free_port()}"
         with (self.logs / "wallet.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "services.wallet"],
@@ -69,6 +69,12 @@ class WalletProcess:
             if process.poll() is None:
                 process.terminate()
                 process.wait(15)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -206,7 +212,7 @@ async def connected(process: WalletProcess, address: str, jetstream: JetStreamCo
     async with asyncio.timeout(20):
         await channel.channel_ready()
     stub = wallet_pb2_grpc.WalletServiceStub(channel)
-    return Wallet(stub, jetstream, process.servers.postgres_url("wallet"))
+    return Wallet(stub, jetstream, process.servers.admin_url("wallet"))
 
 
 async def refused(call: Awaitable[object], code: grpc.StatusCode, reason: str) -> dict[str, str]:

@@ -1,31 +1,20 @@
 """wallet as it really runs: its own process on a migrated database, with NATS beside it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import nats
-import psycopg
 import pytest
 from nats.js import JetStreamContext
 from pydantic import SecretStr
 
 from services.chassis.bus import ensure_stream
 from services.chassis.db import Database
-from tests.integration.wallet.client import PASSWORD, Wallet, WalletProcess, connected
-from tests.integration.wallet.servers import Servers, running_servers
-
-
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with running_servers(tmp_path_factory.mktemp("servers")) as servers:
-        yield servers
+from tests.integration.wallet.client import Wallet, WalletProcess, connected
+from tests.support.servers import Servers
 
 
 @pytest.fixture(scope="session")
 def process(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> WalletProcess:
-    with psycopg.connect(servers.postgres_url("postgres"), autocommit=True) as connection:
-        for login in ("owner", "app", "worker"):
-            connection.execute(f"CREATE ROLE wallet_{login} LOGIN PASSWORD '{PASSWORD}'")
-        connection.execute("CREATE DATABASE wallet OWNER wallet_owner")
     process = WalletProcess(servers, tmp_path_factory.mktemp("wallet"))
     process.migrate()
     return process

@@ -281,7 +281,7 @@ async def test_the_database_refuses_what_must_not_be(
 
 
 def test_the_migrations_lead_to_the_models(process: WalletProcess) -> None:
-    engine = create_engine(process.servers.postgres_url("wallet").replace("://", "+psycopg://"))
+    engine = create_engine(process.servers.admin_url("wallet").replace("://", "+psycopg://"))
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
@@ -292,14 +292,14 @@ def test_the_migrations_lead_to_the_models(process: WalletProcess) -> None:
 
 def test_constraints_and_indexes_are_those_of_the_models(process: WalletProcess) -> None:
     """Alembic compares neither checks nor conditions of indexes: build the models beside, and compare."""
-    with psycopg.connect(process.servers.postgres_url("postgres"), autocommit=True) as connection:
+    with psycopg.connect(process.servers.admin_url(), autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS wallet_models")
         connection.execute("CREATE DATABASE wallet_models")
-    url = process.servers.postgres_url("wallet_models")
+    url = process.servers.admin_url("wallet_models")
     engine = create_engine(url.replace("://", "+psycopg://"))
     metadata.create_all(engine)
     engine.dispose()
-    assert _definitions(process.servers.postgres_url("wallet")) == _definitions(url)
+    assert _definitions(process.servers.admin_url("wallet")) == _definitions(url)
 
 
 def _definitions(url: str) -> dict[str, str]:

@@ -110,6 +110,16 @@ async def test_versions_converge_in_any_order_and_number(
     assert [entry.type for entry in entries][1:] == ["reversal"] * (len(entries) - 1)
 
 
+async def test_a_version_is_taken_once_whatever_else_it_says(wallet: Wallet) -> None:
+    user = uuid4()
+    source = await wallet.grant(user, 550)
+    for version, net in ((1, 9999), (2, 100), (2, 550), (1, 1)):
+        message_id = await wallet.publish(event(user, source_id=str(source), version=version, net_points=net))
+        await wallet.until("SELECT 1 FROM inbox WHERE message_id = %s", message_id)
+    assert await wallet.balance(user) == (100, 0, 0)
+    assert len(await wallet.ledger(user)) == 2
+
+
 async def test_a_reversal_before_its_credit_converges(wallet: Wallet) -> None:
     for versions in permutations((1, 2, 3)):
         user, source = uuid4(), str(uuid4())

@@ -133,6 +133,29 @@ async def test_fifty_parallel_reserves_on_a_balance_for_ten_give_exactly_ten(wal
     await wallet.assert_adds_up(user)
 
 
+async def test_a_refusal_under_contention_is_always_a_true_one(wallet: Wallet) -> None:
+    """Points that come and go between the first look and the reason for refusing confuse nobody."""
+    user = await wallet.user(100)
+
+    async def reserve_and_release() -> None:
+        for _ in range(10):
+            order = uuid4()
+            try:
+                await wallet.reserve(user, order, 100)
+            except grpc.aio.AioRpcError as error:
+                told = as_domain_error(error)
+                assert (told.reason, told.fields) == (
+                    "INSUFFICIENT_POINTS",
+                    {"needed": "100", "available": "0"},
+                )
+            else:
+                await wallet.release(user, order)
+
+    await asyncio.gather(*(reserve_and_release() for _ in range(20)))
+    assert await wallet.balance(user) == (100, 0, 0)
+    await wallet.assert_adds_up(user)
+
+
 async def test_parallel_copies_of_one_reserve_make_one_hold(wallet: Wallet) -> None:
     user, order = await wallet.user(1000), uuid4()
     answers = await asyncio.gather(*(wallet.reserve(user, order, 100) for _ in range(20)))

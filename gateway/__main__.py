@@ -17,7 +17,7 @@ from services.chassis.workers import run_until_signal
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to us: uvicorn raises them again after its shutdown, and so never exits 0."""
+    """Leaves the signals to us: uvicorn would close the port at once, and raise them again at its end."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

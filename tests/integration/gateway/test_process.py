@@ -80,6 +80,7 @@ async def test_a_service_that_says_nothing_is_an_unknown_outcome_in_time(
     )
     assert time.monotonic() - started < 8
     assert [answer.status_code for answer in answers] == [503] * 4
+    assert [answer.json()["code"] for answer in answers] == ["outcome_unknown"] * 3 + ["not_ready"]
     assert answers[1].headers["Idempotency-Key"] == "k"
     assert answers[2].headers["Idempotency-Key"]
     assert all(answer.headers["Retry-After"] for answer in answers)
@@ -93,6 +94,8 @@ async def test_sigterm_finishes_what_runs_and_exits_0(start_gateway: Starter, pe
         await peer.arrived.wait()
     gateway.terminate()
     await _until_refused(gateway.http)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(running), 0.5)
     peer.release.set()
     assert (await running).status_code == 200
     assert await gateway.exit_code() == 0

@@ -28,7 +28,7 @@ class Authenticator:
 
     def __init__(self, settings: GatewaySettings) -> None:
         secret = settings.auth_jwt_secret.get_secret_value().encode()
-        # Prepared once: a bare secret would be searched for PEM and DER keys at every request.
+        # A JWK is bound to its algorithm: a second wall behind the pinned one.
         self._key = jwt.PyJWK({"kty": "oct", "k": base64url_encode(secret).decode(), "alg": _ALGORITHM})
         self._issuer = settings.auth_issuer
         self._jwt = jwt.PyJWT({"require": ["exp", "aud", "sub", *(["iss"] if self._issuer else [])]})

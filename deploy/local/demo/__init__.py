@@ -42,7 +42,7 @@ def main() -> int:
         demonstration = Demonstration(running.file, console)
         demonstration.run()
         findings = audit.audit(running.file)
-    console.print(f"audit: {'all invariants hold' if not findings else findings}")
+    console.print(f"audit: {findings or 'all invariants hold'}")
     console.print(f"done in {time.monotonic() - began:.1f} s")
     return 1 if findings else 0
 

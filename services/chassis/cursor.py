@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 from uuid import UUID
 
 from services.chassis.errors import Invalid
@@ -31,14 +32,22 @@ def decode_id(cursor: str) -> UUID | None:
 
 def decode_int(cursor: str) -> int | None:
     """The number in a cursor made by `encode(number)`; None for the first page."""
-    return int(_decode(cursor)) if _is_valid(cursor, int) else None
+    return _bigint(_decode(cursor)) if _is_valid(cursor, _bigint) else None
+
+
+def _bigint(text: str) -> int:
+    """A number that a bigint column can be compared with, or ValueError."""
+    number = int(text)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError(text)
+    return number
 
 
 def _decode(cursor: str) -> str:
     return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
 
 
-def _is_valid(cursor: str, kind: type[UUID] | type[int]) -> bool:
+def _is_valid(cursor: str, kind: Callable[[str], object]) -> bool:
     if not cursor:
         return False
     try:

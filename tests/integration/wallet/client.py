@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 
 from protos.events.v1 import events_pb2
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
+from services.chassis import grpc_client
 from services.chassis.grpc_client import as_domain_error
 from services.wallet import queries, rules
 from tests.support.servers import Servers
@@ -208,7 +209,7 @@ class Wallet:
 
 async def connected(process: WalletProcess, address: str, jetstream: JetStreamContext) -> Wallet:
     """A client of a wallet that is starting."""
-    channel = grpc.aio.insecure_channel(address)
+    channel = grpc_client.channel(address)
     async with asyncio.timeout(20):
         await channel.channel_ready()
     stub = wallet_pb2_grpc.WalletServiceStub(channel)

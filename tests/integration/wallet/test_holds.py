@@ -267,7 +267,7 @@ async def test_a_release_for_a_user_never_seen_leaves_a_tombstone_too(wallet: Wa
 
 async def test_releases_racing_reserves_leave_nothing_held(wallet: Wallet) -> None:
     user = await wallet.user(1000)
-    orders = [uuid4() for _ in range(100)]
+    orders = [uuid4() for _ in range(50)]
     answers = await asyncio.gather(
         *(
             call

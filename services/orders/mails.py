@@ -34,7 +34,8 @@ log = logs.get(__name__)
 _BATCH = 50
 _TICK_SECONDS = 2.0
 _GATHER_SECONDS = 0.1
-_QUEUE = 2000
+_QUEUE = 10_000
+_CONNECTIONS = 4
 _SMTP_SECONDS = 10.0
 # How long whoever completed an order, or claimed a mail, has to send it.
 LEASE_SECONDS = 60.0
@@ -72,21 +73,13 @@ class Receipt:
 
 
 class Mailer:
-    """Sends what is queued over one kept SMTP connection."""
+    """Sends what is queued over a few kept SMTP connections."""
 
     def __init__(self, database: Database, keyring: Keyring, *, smtp_url: str, sender: str) -> None:
-        address = urlsplit(smtp_url)
         self._database = database
         self._keyring = keyring
         self._sender = sender
-        self._smtp = aiosmtplib.SMTP(
-            hostname=address.hostname,
-            port=address.port,
-            username=address.username,
-            password=address.password,
-            use_tls=address.scheme == "smtps",
-            timeout=_SMTP_SECONDS,
-        )
+        self._connections = [_connection(smtp_url) for _ in range(_CONNECTIONS)]
         self._handed_over: asyncio.Queue[Receipt] = asyncio.Queue(_QUEUE)
         self._worker = Worker("mailer", self._send_left_behind, tick_seconds=_TICK_SECONDS)
         self.wake = self._worker.wake
@@ -124,19 +117,26 @@ class Mailer:
         return len(receipts) == _BATCH
 
     async def _send_all(self, receipts: Sequence[Receipt]) -> None:
-        sent = [receipt.order_id for receipt in receipts if await self._send(receipt)]
+        shares = [receipts[start::_CONNECTIONS] for start in range(_CONNECTIONS)]
+        done = await asyncio.gather(*map(self._send_over, self._connections, shares))
+        sent = [order_id for share in done for order_id in share]
         failpoints.hit("mail.sent")
         if sent:
             async with self._database.worker_statement() as connection:
                 await connection.execute(_SENT, (sent,))
 
-    async def _send(self, receipt: Receipt) -> bool:
+    async def _send_over(self, smtp: aiosmtplib.SMTP, receipts: Sequence[Receipt]) -> list[UUID]:
+        """Sends one after the other; returns the orders whose receipt was taken."""
+        return [receipt.order_id for receipt in receipts if await self._send(smtp, receipt)]
+
+    async def _send(self, smtp: aiosmtplib.SMTP, receipt: Receipt) -> bool:
         to = self._keyring.open(receipt.email, place=email_place(receipt.order_id)).decode()
         try:
-            if not self._smtp.is_connected:
-                await self._smtp.connect()
-            await self._smtp.send_message(_letter(receipt, sender=self._sender, to=to))
+            if not smtp.is_connected:
+                await smtp.connect()
+            await smtp.send_message(_letter(receipt, sender=self._sender, to=to))
         except (aiosmtplib.SMTPException, OSError) as error:
+            smtp.close()
             await self._try_later(receipt, error)
             return False
         return True
@@ -144,10 +144,21 @@ class Mailer:
     async def _try_later(self, receipt: Receipt, error: Exception) -> None:
         report = log.error if receipt.attempts > _ALERT_AFTER else log.warning
         report("mail.failed", order_id=str(receipt.order_id), error=type(error).__name__)
-        self._smtp.close()
         async with self._database.worker_statement() as connection:
             delay = backoff_seconds(receipt.attempts)
             await connection.execute(_FAILED, (type(error).__name__, delay, receipt.order_id))
+
+
+def _connection(smtp_url: str) -> aiosmtplib.SMTP:
+    address = urlsplit(smtp_url)
+    return aiosmtplib.SMTP(
+        hostname=address.hostname,
+        port=address.port,
+        username=address.username,
+        password=address.password,
+        use_tls=address.scheme == "smtps",
+        timeout=_SMTP_SECONDS,
+    )
 
 
 def _receipt(order: Order) -> Receipt:

@@ -145,7 +145,7 @@ class Receiver:
             log.warning("webhook.refused", why=str(error))
             return problem(400, "invalid_signature", "Invalid signature")
         except BodyTooLarge:
-            return problem(413, "payload_too_large", "Payload too large")
+            return problem(413, "body_too_large", "The body is too large")
         return await self._keep(envelope, body)
 
     async def _keep(self, envelope: Envelope, body: bytes) -> Response:
@@ -162,7 +162,7 @@ class Receiver:
                 )
         except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
             log.error("webhook.not_kept", event_id=envelope.id, error=type(error).__name__)
-            return problem(503, "unavailable", "Try again")
+            return problem(503, "service_unavailable", "Try again")
         failpoints.hit("payments.event.received")
         self._wake()
         return JSONResponse({"received": True})
@@ -188,7 +188,7 @@ async def _read_body(request: Request) -> bytes:
 def problem(status: int, code: str, error: str) -> Response:
     """RFC 9457; `error` is what integrations of Stripe's own examples look for."""
     return JSONResponse(
-        {"type": "about:blank", "title": error, "status": status, "code": code, "error": error},
+        {"type": f"/docs/errors#{code}", "title": error, "status": status, "code": code, "error": error},
         status_code=status,
         media_type="application/problem+json",
         headers={"Retry-After": "1"} if status == 503 else None,

@@ -77,7 +77,8 @@ class PaymentsProcess:
     @contextmanager
     def running(self, stripe_url: str, **more: str) -> Iterator["Started"]:
         """The process, not yet ready; stopped at the end if it still runs."""
-        grpc_address, webhooks = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        grpc_address = f"127.0.0.1:{free_port()}"
+        webhooks = more.pop("WEBHOOK_LISTEN", f"127.0.0.1:{free_port()}")
         environment = self.environment(
             GRPC_LISTEN=grpc_address, WEBHOOK_LISTEN=webhooks, STRIPE_API_BASE=stripe_url, **more
         )

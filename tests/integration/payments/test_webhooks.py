@@ -266,7 +266,7 @@ async def test_a_hostile_webhook_gets_400_and_leaves_no_row(
 async def test_a_body_of_more_than_512_kib_is_refused(payments: Payments) -> None:
     body = event_body("evt_big", "x.y", {"pad": "x" * 512 * 1024})
     answer = await payments.post(body)
-    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
     async def chunks() -> Any:
         for start in range(0, len(body), 65536):

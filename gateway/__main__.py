@@ -65,7 +65,7 @@ def _server(api: FastAPI, settings: GatewaySettings) -> _Server:
 def main() -> None:
     settings = GatewaySettings()
     logs.configure("gateway", settings.log_level)
-    failpoints.arm(settings.failpoints)
+    failpoints.arm(settings.failpoints, settings.failpoints_fired)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings))
 

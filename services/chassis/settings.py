@@ -1,5 +1,7 @@
 """What every service reads from its environment. No secret has a default."""
 
+from pathlib import Path
+
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -12,6 +14,7 @@ class ProcessSettings(BaseSettings):
     log_level: str = "INFO"
     # Named crash points, see failpoints.py; unset in production.
     failpoints: str = ""
+    failpoints_fired: Path | None = None
 
 
 class ServiceSettings(ProcessSettings):

@@ -57,9 +57,12 @@ async def serve(settings: OrdersSettings) -> None:
         relay.wake()
         mailer.hand_over(order)
 
-    points = PointsSagas(database, remote, completed=publish_completed, ended=relay.wake)
+    lease_seconds = settings.saga_lease_seconds
+    points = PointsSagas(
+        database, remote, lease_seconds=lease_seconds, completed=publish_completed, ended=relay.wake
+    )
     cards = CardSaga(database, remote, keyring, after_commit=wake_publishers)
-    runner = Runner(database, [*points.table(), *cards.table()])
+    runner = Runner(database, [*points.table(), *cards.table()], lease_seconds=lease_seconds)
 
     def wake_everyone() -> None:
         wake_publishers()
@@ -69,7 +72,8 @@ async def serve(settings: OrdersSettings) -> None:
         Consumer(each, bus=bus, database=database, after_commit=wake_everyone)
         for each in events.subscriptions()
     ]
-    server = _server(settings.grpc_listen, database, Checkout(database, runner, keyring))
+    checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds)
+    server = _server(settings.grpc_listen, database, checkout)
     retention = Retention(database)
     async with background(
         bus.run(),
@@ -113,7 +117,7 @@ def main() -> None:
     else:
         settings = OrdersSettings()
         logs.configure(NAME, settings.log_level)
-        failpoints.arm(settings.failpoints)
+        failpoints.arm(settings.failpoints, settings.failpoints_fired)
         uvloop.run(serve(settings))
 
 

@@ -35,7 +35,7 @@ from services.orders.queries.orders import (
     lock_order,
 )
 from services.orders.rules import Method, Status, sum_quantities
-from services.orders.saga import LEASE_SECONDS, Runner
+from services.orders.saga import Runner
 from services.orders.sealing import email_place
 
 log = logs.get(__name__)
@@ -62,8 +62,9 @@ class Purchase:
 class Checkout:
     """Places and cancels orders."""
 
-    def __init__(self, database: Database, runner: Runner, keyring: Keyring) -> None:
+    def __init__(self, database: Database, runner: Runner, keyring: Keyring, *, lease_seconds: float) -> None:
         self._database = database
+        self._lease_seconds = lease_seconds
         self._runner = runner
         self._keyring = keyring
 
@@ -113,7 +114,7 @@ class Checkout:
                 run,
                 reason=CANCELLED_BY_CUSTOMER,
                 lease_token=uuid4(),
-                lease_seconds=LEASE_SECONDS,
+                lease_seconds=self._lease_seconds,
             )
 
     def _placement(self, purchase: Purchase) -> Placement:
@@ -132,7 +133,7 @@ class Checkout:
             saga=saga,
             first_step=first_step,
             lease_token=uuid4(),
-            lease_seconds=LEASE_SECONDS,
+            lease_seconds=self._lease_seconds,
         )
 
     async def _place(self, purchase: Purchase, placement: Placement) -> tuple[Placed | None, Placement]:

@@ -23,7 +23,7 @@ from services.orders.ending import end_order_of
 from services.orders.queries.orders import Order, find_order
 from services.orders.remote import Remote
 from services.orders.rules import Status
-from services.orders.saga import LEASE_SECONDS, BatchStep, Saga, Step
+from services.orders.saga import BatchStep, Saga, Step
 
 log = logs.get(__name__)
 
@@ -40,12 +40,14 @@ class PointsSagas:
         database: Database,
         remote: Remote,
         *,
+        lease_seconds: float,
         completed: Callable[[Order], None],
         ended: Callable[[], None],
     ) -> None:
         """`completed` and `ended` tell whoever publishes and mails that there is something to do."""
         self._database = database
         self._remote = remote
+        self._lease_seconds = lease_seconds
         self._completed = completed
         self._ended = ended
 
@@ -81,7 +83,7 @@ class PointsSagas:
                 step=run.step,
                 next_step=CAPTURE,
                 lease_token=run.lease_token,
-                lease_seconds=LEASE_SECONDS,
+                lease_seconds=self._lease_seconds,
                 mail_lease_seconds=mails.LEASE_SECONDS,
             )
         if not confirmed:

@@ -33,7 +33,6 @@ from services.orders.rules import backoff_seconds
 
 log = logs.get(__name__)
 
-LEASE_SECONDS = 10.0
 _TICK_SECONDS = 1.0
 _AT_ONCE = 16
 # With backoff_seconds() about a minute: then an unknown outcome is undone.
@@ -79,8 +78,9 @@ class Saga:
 class Runner:
     """Drives runs: those of the requests of this process, and those that somebody left behind."""
 
-    def __init__(self, database: Database, sagas: Sequence[Saga]) -> None:
+    def __init__(self, database: Database, sagas: Sequence[Saga], *, lease_seconds: float) -> None:
         self._database = database
+        self._lease_seconds = lease_seconds
         self._sagas = {saga.name: saga for saga in sagas}
         self._batches: asyncio.Queue[Run] = asyncio.Queue(_BATCH_QUEUE)
         self._worker = Worker("saga_runner", self._resume, tick_seconds=_TICK_SECONDS)
@@ -173,7 +173,7 @@ class Runner:
     async def _resume(self) -> bool:
         async with self._database.worker() as connection:
             claimed = await runs.claim_due(
-                connection, lease_token=uuid4(), lease_seconds=LEASE_SECONDS, limit=_AT_ONCE
+                connection, lease_token=uuid4(), lease_seconds=self._lease_seconds, limit=_AT_ONCE
             )
         async with asyncio.TaskGroup() as group:
             for run in claimed:

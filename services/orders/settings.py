@@ -12,3 +12,5 @@ class OrdersSettings(ServiceSettings):
     # smtp://[user:password@]host:port, or smtps:// for TLS.
     smtp_url: SecretStr
     mail_from: str
+    # How long a request or the runner may be silent about a saga before another takes it over.
+    saga_lease_seconds: float = 10.0

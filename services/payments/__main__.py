@@ -97,7 +97,7 @@ def main() -> None:
         case []:
             settings = Settings()
             logs.configure("payments", settings.log_level)
-            failpoints.arm(settings.failpoints)
+            failpoints.arm(settings.failpoints, settings.failpoints_fired)
             asyncio.run(serve(settings))
         case ["migrate"]:
             migrate.upgrade(Path(__file__).parent / "migrations")

@@ -59,7 +59,7 @@ def main() -> None:
         return
     settings = WalletSettings()
     logs.configure("wallet", settings.log_level)
-    failpoints.arm(settings.failpoints)
+    failpoints.arm(settings.failpoints, settings.failpoints_fired)
     asyncio.run(serve(settings))
 
 

@@ -1,0 +1,48 @@
+"""One HTTP port in the event loop of a process: bound before it says so, stopped when the block ends."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, listen: str, *, stop_seconds: int) -> AsyncIterator[None]:
+    """Serves `app` at `host:port`; at the end refuses new connections and gives running requests
+    `stop_seconds`. A busy port is an OSError."""
+    # Bound here: uvicorn would end the process with sys.exit and no name for the port.
+    listener = bound_socket(listen)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=stop_seconds,
+    )
+    server = _Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await running
+
+
+def bound_socket(listen: str) -> socket.socket:
+    """A listening socket at `host:port` (`[host]:port` for IPv6), and nowhere else."""
+    host, _, port = listen.rpartition(":")
+    address = host.strip("[]")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, int(port)), family=family, backlog=1024)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the composition root's: uvicorn would raise them again at its end."""
+        yield

@@ -19,13 +19,18 @@ _MAX_BODY_BYTES = 64 * 1024
 _MAX_WEBHOOK_BYTES = 512 * 1024
 # The calls behind take up to 6.5 s of the 8.
 _MAX_WAIT_SECONDS = 1.0
-_MAX_WEBHOOK_WAIT_SECONDS = 6.0
+# Stripe waits longer than a customer, and a burst of its events is worth a queue.
+_WEBHOOK_DEADLINE_SECONDS = 15.0
+_MAX_WEBHOOK_WAIT_SECONDS = 9.0
 
 
 class Lane:
-    """A number of places, and a queue of bounded length and patience before them."""
+    """A number of places, a queue of bounded length and patience before them, and a deadline for all."""
 
-    def __init__(self, *, running: int, waiting: int, patience_seconds: float) -> None:
+    def __init__(
+        self, *, running: int, waiting: int, patience_seconds: float, deadline_seconds: float
+    ) -> None:
+        self.deadline_seconds = deadline_seconds
         self._places = asyncio.Semaphore(running)
         self._may_wait = waiting
         self._patience_seconds = patience_seconds
@@ -56,16 +61,17 @@ class Gate:
         self, app: ASGIApp, settings: GatewaySettings, *, deadline_seconds: float = DEADLINE_SECONDS
     ) -> None:
         self._app = app
-        self._deadline_seconds = deadline_seconds
         self._customers = Lane(
             running=settings.max_running_requests,
             waiting=settings.max_waiting_requests,
             patience_seconds=_MAX_WAIT_SECONDS,
+            deadline_seconds=deadline_seconds,
         )
         self._webhooks = Lane(
             running=settings.max_running_webhooks,
             waiting=settings.max_waiting_webhooks,
             patience_seconds=_MAX_WEBHOOK_WAIT_SECONDS,
+            deadline_seconds=_WEBHOOK_DEADLINE_SECONDS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +90,7 @@ class Gate:
 
     async def _within_bounds(self, scope: Scope, receive: Receive, answer: "_Answer", lane: Lane) -> None:
         try:
-            async with asyncio.timeout(self._deadline_seconds) as deadline:
+            async with asyncio.timeout(lane.deadline_seconds) as deadline:
                 if not await lane.enter():
                     return await problem(scope, "overloaded")(scope, receive, answer.send)
                 try:

@@ -64,7 +64,7 @@ async def test_beyond_those_that_run_and_those_that_wait_the_rest_hears_503_at_o
 
 
 async def test_whoever_waited_in_vain_is_refused_and_leaves_no_trace() -> None:
-    lane = Lane(running=1, waiting=1, patience_seconds=0.01)
+    lane = Lane(running=1, waiting=1, patience_seconds=0.01, deadline_seconds=1)
     assert await lane.enter()
     async with asyncio.timeout(0.5):
         assert not await lane.enter()

@@ -1,6 +1,5 @@
 """A stack of one's own on free ports in a folder of its own: for the demo, the bench and the tests."""
 
-import asyncio
 import os
 import shutil
 import signal
@@ -42,15 +41,15 @@ class RunningStack:
 
     def hold(self, part: str) -> None:
         """Stops a part and keeps it down until `release`."""
-        asyncio.run(supervisor.order(self.data, "stop", part))
+        supervisor.order(self.data, "stop", part)
 
     def release(self, part: str) -> None:
         """Starts a held part; returns when it is ready."""
-        asyncio.run(supervisor.order(self.data, "start", part))
+        supervisor.order(self.data, "start", part)
 
     def restart(self, part: str, environment: Mapping[str, str] | None = None) -> None:
         """Stops and starts a part with these variables on top of its own; returns when it is ready."""
-        asyncio.run(supervisor.order(self.data, "restart", part, environment))
+        supervisor.order(self.data, "restart", part, environment)
 
     def wait_restarted(self, part: str, dead_pid: int, *, seconds: float = 30.0) -> None:
         """Waits until a part that died is ready again under another pid."""

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,8 +28,6 @@ _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _MIN_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
-# A part that ran this long before it died starts again at once.
-_HEALTHY_SECONDS = 30.0
 # A part that dies this often without ever being ready will not be ready by trying once more.
 _EARLY_DEATHS = 3
 _MAX_LOG_BYTES = 10 << 20
@@ -254,10 +253,8 @@ class _Kept:
 
     async def _keep(self) -> None:
         pause = _MIN_PAUSE_SECONDS
-        loop = asyncio.get_running_loop()
         early_deaths = 0
         while not self._held and not self._supervisor.stopping and early_deaths < _EARLY_DEATHS:
-            began = loop.time()
             with _log(self._supervisor.data, self.part.name) as log:
                 self._process = await _spawn(self.part.command, self.part.environment, log)
             self.identity = Identity.of(self._process.pid)
@@ -266,10 +263,11 @@ class _Kept:
             code = await self._process.wait()
             probe.cancel()
             early_deaths += not self._was_ready
+            was_ready = self._ready.is_set()
             self._ready.clear()
             if self._held or self._supervisor.stopping:
                 return
-            pause = _MIN_PAUSE_SECONDS if loop.time() - began > _HEALTHY_SECONDS else pause
+            pause = _MIN_PAUSE_SECONDS if was_ready else pause
             self._supervisor.describe(self.part.name, f"died ({_how(code)}), starts again in {pause:.1f} s")
             await asyncio.sleep(pause)
             pause = min(_MAX_PAUSE_SECONDS, pause * 2)
@@ -354,11 +352,12 @@ def end_orphans(data: Path) -> list[str]:
     return list(alive)
 
 
-async def order(data: Path, op: str, part: str, environment: Mapping[str, str] | None = None) -> None:
+def order(data: Path, op: str, part: str, environment: Mapping[str, str] | None = None) -> None:
     """Tells a running supervisor to stop, start or restart a part, and waits until that is done."""
-    reader, writer = await asyncio.open_unix_connection(_socket_path(data))
-    writer.write(json.dumps({"op": op, "part": part, "environment": environment}).encode() + b"\n")
-    await writer.drain()
-    if await reader.readline() != b"done\n":
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(_socket_path(data))
+        message = {"op": op, "part": part, "environment": environment}
+        connection.sendall(json.dumps(message).encode() + b"\n")
+        answer = connection.makefile("rb").readline()
+    if answer != b"done\n":
         raise StackError(f"{part} could not be told to {op}: see {data}/logs/supervisor.log")
-    writer.close()

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ProcessSettings(BaseSettings):
     """Any process of ours."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     log_level: str = "INFO"
     # Named crash points, see failpoints.py; unset in production.

@@ -45,7 +45,11 @@ async def serve(settings: OrdersSettings) -> None:
     relay = Relay(database_url=settings.database_worker_url, bus=bus, source=NAME)
     keyring = Keyring(settings.data_encryption_keys)
     mailer = Mailer(
-        database, keyring, smtp_url=settings.smtp_url.get_secret_value(), sender=settings.mail_from
+        database,
+        keyring,
+        smtp_url=settings.smtp_url.get_secret_value(),
+        sender=settings.mail_from,
+        lease_seconds=settings.mail_lease_seconds,
     )
     remote = Remote(wallet_target=settings.wallet_target, payments_target=settings.payments_target)
 
@@ -59,7 +63,12 @@ async def serve(settings: OrdersSettings) -> None:
 
     lease_seconds = settings.saga_lease_seconds
     points = PointsSagas(
-        database, remote, lease_seconds=lease_seconds, completed=publish_completed, ended=relay.wake
+        database,
+        remote,
+        lease_seconds=lease_seconds,
+        mail_lease_seconds=settings.mail_lease_seconds,
+        completed=publish_completed,
+        ended=relay.wake,
     )
     cards = CardSaga(database, remote, keyring, after_commit=wake_publishers)
     runner = Runner(database, [*points.table(), *cards.table()], lease_seconds=lease_seconds)

@@ -37,8 +37,6 @@ _GATHER_SECONDS = 0.1
 _QUEUE = 10_000
 _CONNECTIONS = 4
 _SMTP_SECONDS = 10.0
-# How long whoever completed an order, or claimed a mail, has to send it.
-LEASE_SECONDS = 60.0
 _ALERT_AFTER = 10
 
 _CLAIM = """
@@ -75,10 +73,13 @@ class Receipt:
 class Mailer:
     """Sends what is queued over a few kept SMTP connections."""
 
-    def __init__(self, database: Database, keyring: Keyring, *, smtp_url: str, sender: str) -> None:
+    def __init__(
+        self, database: Database, keyring: Keyring, *, smtp_url: str, sender: str, lease_seconds: float
+    ) -> None:
         self._database = database
         self._keyring = keyring
         self._sender = sender
+        self._lease_seconds = lease_seconds
         self._connections = [_connection(smtp_url) for _ in range(_CONNECTIONS)]
         self._handed_over: asyncio.Queue[Receipt] = asyncio.Queue(_QUEUE)
         self._worker = Worker("mailer", self._send_left_behind, tick_seconds=_TICK_SECONDS)
@@ -112,7 +113,7 @@ class Mailer:
             self._database.worker_statement() as connection,
             connection.cursor(row_factory=class_row(Receipt)) as cursor,
         ):
-            receipts = await (await cursor.execute(_CLAIM, (_BATCH, LEASE_SECONDS))).fetchall()
+            receipts = await (await cursor.execute(_CLAIM, (_BATCH, self._lease_seconds))).fetchall()
         await self._send_all(receipts)
         return len(receipts) == _BATCH
 

@@ -16,7 +16,6 @@ from dataclasses import replace
 from services.chassis import failpoints, logs
 from services.chassis.db import Database
 from services.chassis.errors import Conflict
-from services.orders import mails
 from services.orders.commands import runs, settling
 from services.orders.commands.runs import Run
 from services.orders.ending import end_order_of
@@ -41,6 +40,7 @@ class PointsSagas:
         remote: Remote,
         *,
         lease_seconds: float,
+        mail_lease_seconds: float,
         completed: Callable[[Order], None],
         ended: Callable[[], None],
     ) -> None:
@@ -48,6 +48,7 @@ class PointsSagas:
         self._database = database
         self._remote = remote
         self._lease_seconds = lease_seconds
+        self._mail_lease_seconds = mail_lease_seconds
         self._completed = completed
         self._ended = ended
 
@@ -84,7 +85,7 @@ class PointsSagas:
                 next_step=CAPTURE,
                 lease_token=run.lease_token,
                 lease_seconds=self._lease_seconds,
-                mail_lease_seconds=mails.LEASE_SECONDS,
+                mail_lease_seconds=self._mail_lease_seconds,
             )
         if not confirmed:
             return None

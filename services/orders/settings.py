@@ -14,3 +14,5 @@ class OrdersSettings(ServiceSettings):
     mail_from: str
     # How long a request or the runner may be silent about a saga before another takes it over.
     saga_lease_seconds: float = 10.0
+    # How long whoever completed an order, or claimed its mail, has to send it.
+    mail_lease_seconds: float = 60.0

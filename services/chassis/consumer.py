@@ -31,7 +31,8 @@ log = logs.get(__name__)
 _BATCH = 50
 _AT_ONCE = 4
 _FETCH_SECONDS = 5.0
-_ACK_WAIT_SECONDS = 30
+# A message whose handler died with its process comes again after this.
+_ACK_WAIT_SECONDS = 10
 _MAX_DELAY_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
 _ALERT_AFTER = 10

@@ -1,5 +1,5 @@
-"""A Stripe to pay at without Stripe: its wire format over HTTP, a payment page, signed webhooks.
+"""Stripe's test mode on this machine: its wire format, its payment page, its webhooks.
 
-The official client talks to it unchanged through its API base. Left out of Stripe: everything that the shop
-does not use; how long webhooks are retried (hours there, for ever here, at most 30 s apart).
+The shop cannot tell it from api.stripe.com: it is reached through the official client's API base. It knows
+only what the shop uses, and says `parameter_unknown` to the rest. `/_control/` scripts its accidents.
 """

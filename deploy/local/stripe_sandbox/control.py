@@ -1,90 +1,127 @@
-"""`/_control`: what a test does to this Stripe, and no customer could."""
+"""The strings that tests pull: /_control/, JSON, no key. The sandbox listens on loopback."""
 
-import asyncio
+import time
+from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox.faults import Fault, Faults
-from deploy.local.stripe_sandbox.store import Store
-from deploy.local.stripe_sandbox.till import KIND, Till
-from deploy.local.stripe_sandbox.webhooks import Mode, Webhooks
+from deploy.local.stripe_sandbox import checkout, idempotency
+from deploy.local.stripe_sandbox.errors import Refusal
+from deploy.local.stripe_sandbox.events import MODE, Origin
+from deploy.local.stripe_sandbox.faults import Fault
+from deploy.local.stripe_sandbox.sandbox import Sandbox
 
-_MAX_COPIES = 1000
+_MAX_COPIES = 500
 
 
-class _WebhookMode(BaseModel):
-    mode: Mode
+class Delivery(BaseModel):
+    """`hold` keeps new events until they are flushed, `drop` never sends them (they can still be listed).
+    Events that were emitted before go on as they were."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["deliver", "hold", "drop"]
 
 
 class Control:
-    def __init__(self, store: Store, till: Till, webhooks: Webhooks, faults: Faults) -> None:
-        self._store = store
-        self._till = till
-        self._webhooks = webhooks
-        self._faults = faults
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._store = sandbox.store
 
-    def routes(self) -> list[Route]:
-        return [
-            Route("/_control/faults", self._add_fault, methods=["POST"]),
-            Route("/_control/faults", self._clear_faults, methods=["DELETE"]),
-            Route("/_control/webhooks", self._set_webhooks, methods=["POST"]),
-            Route("/_control/webhooks/flush", self._flush, methods=["POST"]),
-            Route("/_control/events/{id}/deliver", self._deliver, methods=["POST"]),
-            Route("/_control/forget_idempotency_keys", self._forget, methods=["POST"]),
-            Route("/_control/sessions/{id}/expire_now", self._expire, methods=["POST"]),
-            Route("/_control/state", self._state, methods=["GET"]),
-        ]
-
-    async def _add_fault(self, request: Request) -> Response:
+    async def add_fault(self, request: Request) -> Response:
         try:
-            self._faults.add(Fault.model_validate_json(await request.body()))
+            fault = Fault.model_validate_json(await request.body())
         except ValidationError as error:
-            return JSONResponse({"error": str(error)}, 422)
-        return JSONResponse({}, 201)
+            return _bad(str(error))
+        self._sandbox.faults.add(fault)
+        return JSONResponse(fault.model_dump(), status_code=201)
 
-    async def _clear_faults(self, _: Request) -> Response:
-        self._faults.clear()
-        return JSONResponse({})
+    async def clear_faults(self, _: Request) -> Response:
+        self._sandbox.faults.clear()
+        return JSONResponse({"faults": 0})
 
-    async def _set_webhooks(self, request: Request) -> Response:
+    async def set_delivery(self, request: Request) -> Response:
         try:
-            mode = _WebhookMode.model_validate_json(await request.body()).mode
+            mode = Delivery.model_validate_json(await request.body()).mode
         except ValidationError as error:
-            return JSONResponse({"error": str(error)}, 422)
-        self._webhooks.held = mode == "hold"
-        self._till.deliver_webhooks = mode != "drop"
-        self._webhooks.wake()
+            return _bad(str(error))
+        with self._store.transaction():
+            self._store.set_switch(MODE, mode)
         return JSONResponse({"mode": mode})
 
-    async def _flush(self, _: Request) -> Response:
-        return JSONResponse({"due": self._webhooks.flush()})
+    async def flush(self, _: Request) -> Response:
+        """Sends what is held; the mode stays."""
+        with self._store.transaction():
+            released = self._store.execute(
+                "UPDATE deliveries SET state = 'pending', due_at = ? WHERE state = 'held'", time.time()
+            ).rowcount
+        self._sandbox.sender.wake()
+        return JSONResponse({"released": released})
 
-    async def _deliver(self, request: Request) -> Response:
-        """Many copies of one event at once; answers the status of each."""
-        event = self._store.find("event", request.path_params["id"])
-        if event is None:
-            return JSONResponse({"error": "no such event"}, 404)
-        copies = min(_MAX_COPIES, int(request.query_params.get("copies", "1")))
-        statuses = await asyncio.gather(*(self._webhooks.deliver(event) for _ in range(copies)))
+    async def deliver(self, request: Request) -> Response:
+        """So many copies of an event at the same time; answers with their statuses."""
+        copies = request.query_params.get("copies", "1")
+        if not copies.isdecimal() or not 1 <= int(copies[:9]) <= _MAX_COPIES:
+            return _bad(f"copies: 1 to {_MAX_COPIES}")
+        event_id = request.path_params["id"]
+        if self._store.find("event", event_id) is None:
+            return _bad(f"no such event: {event_id}", status=404)
+        statuses = await self._sandbox.sender.send(event_id, copies=int(copies))
         return JSONResponse({"statuses": statuses})
 
-    async def _forget(self, _: Request) -> Response:
-        self._store.forget_answers()
-        return JSONResponse({})
+    async def forget_keys(self, _: Request) -> Response:
+        """As Stripe does after a day."""
+        with self._store.transaction():
+            forgotten = idempotency.forget_all(self._store)
+        return JSONResponse({"forgotten": forgotten})
 
-    async def _expire(self, request: Request) -> Response:
-        return JSONResponse({"status": self._till.expire(request.path_params["id"])["status"]})
+    async def expire_now(self, request: Request) -> Response:
+        """The session's time is over now."""
+        now = int(time.time())
+        found = self._store.find(checkout.KIND, request.path_params["id"])
+        if found is None:
+            return _bad("no such session", status=404)
+        try:
+            with self._store.transaction():
+                session = found.body | {"expires_at": min(found.body["expires_at"], now)}
+                ended = checkout.expire(self._store, session, now=now, origin=Origin())
+        except Refusal as refusal:
+            return _bad(str(refusal))
+        self._sandbox.sender.wake()
+        return JSONResponse(ended)
 
-    async def _state(self, _: Request) -> Response:
+    async def state(self, _: Request) -> Response:
+        states = dict.fromkeys(("pending", "held", "dropped", "delivered"), 0)
+        rows = self._store.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall()
         return JSONResponse(
             {
-                "sessions": self._store.count(KIND),
+                "sessions": self._store.count(checkout.KIND),
                 "payment_intents": self._store.count("payment_intent"),
                 "charges": self._store.count("charge"),
                 "events": self._store.count("event"),
-                "undelivered": len(self._store.undelivered()),
+                "deliveries": states | {str(state): int(count) for state, count in rows},
+                "faults": self._sandbox.faults.left(),
+                "webhooks": self._store.switch(MODE, "deliver"),
             }
         )
+
+
+def _bad(message: str, *, status: int = 400) -> Response:
+    return JSONResponse({"error": message}, status_code=status)
+
+
+def routes(sandbox: Sandbox) -> list[Route]:
+    control = Control(sandbox)
+    return [
+        Route("/_control/faults", control.add_fault, methods=["POST"]),
+        Route("/_control/faults", control.clear_faults, methods=["DELETE"]),
+        Route("/_control/webhooks", control.set_delivery, methods=["POST"]),
+        Route("/_control/webhooks/flush", control.flush, methods=["POST"]),
+        Route("/_control/events/{id}/deliver", control.deliver, methods=["POST"]),
+        Route("/_control/forget_idempotency_keys", control.forget_keys, methods=["POST"]),
+        Route("/_control/sessions/{id}/expire_now", control.expire_now, methods=["POST"]),
+        Route("/_control/state", control.state, methods=["GET"]),
+    ]

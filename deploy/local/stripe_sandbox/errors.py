@@ -1,50 +1,74 @@
-"""Stripe's error objects (https://docs.stripe.com/api/errors)."""
+"""Stripe's error objects (docs.stripe.com/api/errors)."""
 
+from dataclasses import dataclass
 from typing import Any
 
+Body = dict[str, Any]
 
-class StripeError(Exception):
-    """Answered as `{"error": {...}}` with its HTTP status."""
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call is answered with; what is kept under an idempotency key."""
+
+    status: int
+    body: Body
+    replayed: bool = False
+
+
+class Refusal(Exception):
+    """A call that failed as Stripe's would. `executed` says that it got past its parameters: only then
+    does Stripe keep the answer under the call's idempotency key."""
 
     def __init__(
-        self, status: int, type: str, message: str, *, code: str | None = None, param: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        executed: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body: dict[str, Any] = {
-            "error": {"type": type, "message": message}
-            | ({"code": code} if code else {})
-            | ({"param": param} if param else {})
-        }
+        self.executed = executed
+        fields = {"code": code, "message": message, "param": param, "type": kind}
+        self.error = {name: value for name, value in fields.items() if value is not None}
+        if code:
+            self.error["doc_url"] = f"https://docs.stripe.com/error-codes/{code.replace('_', '-')}"
+
+    def answer(self) -> Answer:
+        return Answer(self.status, {"error": self.error})
 
 
-def missing(param: str) -> StripeError:
-    message = f"Missing required param: {param}."
-    return StripeError(400, "invalid_request_error", message, code="parameter_missing", param=param)
+def invalid(message: str, *, param: str, code: str | None = None) -> Refusal:
+    return Refusal(400, message, param=param, code=code)
 
 
-def unknown_parameter(param: str) -> StripeError:
-    message = f"Received unknown parameter: {param}"
-    return StripeError(400, "invalid_request_error", message, code="parameter_unknown", param=param)
+def no_such(kind: str, object_id: str, *, param: str, status: int = 404) -> Refusal:
+    """404 for the object that the path names, 400 for one that a parameter names."""
+    return Refusal(status, f"No such {kind}: '{object_id}'", param=param, code="resource_missing")
 
 
-def invalid(param: str, message: str) -> StripeError:
-    return StripeError(400, "invalid_request_error", message, param=param)
+_OF_STATUS = {
+    401: ("invalid_request_error", None, "Invalid API Key provided."),
+    402: ("card_error", "card_declined", "Your card was declined."),
+    409: (
+        "idempotency_error",
+        "idempotency_key_in_use",
+        "There is currently another in-progress request using this Idempotent Key.",
+    ),
+    429: ("invalid_request_error", "rate_limit", "Request rate limit exceeded."),
+}
 
 
-def no_such(kind: str, id: str, *, param: str = "id") -> StripeError:
-    message = f"No such {kind}: '{id}'"
-    return StripeError(404, "invalid_request_error", message, code="resource_missing", param=param)
-
-
-def wrong_key() -> StripeError:
-    return StripeError(401, "invalid_request_error", "Invalid API Key provided.")
-
-
-def fault(status: int) -> StripeError:
-    """What a scripted fault answers."""
-    kinds = {409: "idempotency_error", 429: "rate_limit_error"}
-    codes = {409: "idempotency_key_in_use", 429: "rate_limit"}
-    return StripeError(
-        status, kinds.get(status, "api_error"), "A fault that a test asked for.", code=codes.get(status)
+def of_status(status: int) -> Refusal:
+    """What Stripe says with a status, whatever the call was."""
+    default = (
+        ("api_error", None, "An unknown error occurred.")
+        if status >= 500
+        else ("invalid_request_error", None, "The request was unacceptable.")
     )
+    kind, code, message = _OF_STATUS.get(status, default)
+    # Stripe keeps its own failures (500) under the key; refusals at the door it does not.
+    return Refusal(status, message, kind=kind, code=code, executed=status in (402, 500))

@@ -1,17 +1,20 @@
-"""The sandbox's environment."""
+"""The sandbox's environment variables."""
 
 from pathlib import Path
 
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings
+
+from services.chassis.settings import ProcessSettings
 
 
-class SandboxSettings(BaseSettings):
-    sandbox_listen: str
-    # The origin in session.url.
-    sandbox_public_url: str
+class SandboxSettings(ProcessSettings):
+    sandbox_listen: str = "127.0.0.1:8082"
+    # The origin of the payment pages' addresses.
+    sandbox_public_url: str = "http://127.0.0.1:8082"
+    # Where events are delivered.
     sandbox_webhook_url: str
+    # Folder of the SQLite file.
     sandbox_data: Path
-    # The only key it lets in.
+    # The only key that is let in.
     stripe_secret_key: SecretStr
     stripe_webhook_secret: SecretStr

@@ -1,15 +1,4 @@
-"""Builders of Stripe's objects, with every field that the official client's types declare."""
+"""Stripe's objects with every field that the official client's types declare for them, one file each."""
 
-import secrets
-from typing import Any
-
-Fields = dict[str, Any]
-
-
-def new_id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(14)}"
-
-
-def nulls(names: str) -> Fields:
-    """Fields that Stripe answers as null here."""
-    return dict.fromkeys(names.split())
+# The version whose format the objects have; the official client of the shop pins the same.
+API_VERSION = "2026-10-28.endive"

@@ -1,22 +1,23 @@
-"""Events (https://docs.stripe.com/api/events/object)."""
+"""docs.stripe.com/api/events/object"""
 
-from deploy.local.stripe_sandbox.objects import Fields, new_id
+from typing import Any
 
-API_VERSION = "2026-10-28.endive"
+from deploy.local.stripe_sandbox.ids import new_id
+from deploy.local.stripe_sandbox.objects import API_VERSION
 
 
-def build(type: str, thing: Fields, *, now: int) -> Fields:
-    """A snapshot of an object at the moment it changed."""
+def build(
+    event_type: str, subject: dict[str, Any], *, request: dict[str, str | None], now: int
+) -> dict[str, Any]:
     return {
-        "id": new_id("evt"),
+        "id": new_id("evt_1"),
         "object": "event",
-        "account": None,
         "api_version": API_VERSION,
-        "context": None,
         "created": now,
-        "data": {"object": thing},
+        "data": {"object": subject},
         "livemode": False,
+        # One endpoint, until it has taken the event.
         "pending_webhooks": 1,
-        "request": {"id": None, "idempotency_key": None},
-        "type": type,
+        "request": request,
+        "type": event_type,
     }

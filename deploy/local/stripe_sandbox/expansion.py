@@ -1,0 +1,41 @@
+"""`expand[]=payment_intent.latest_charge`: ids replaced by their objects."""
+
+from collections.abc import Sequence
+
+from deploy.local.stripe_sandbox.errors import Refusal
+from deploy.local.stripe_sandbox.store import Object, Store
+
+# Fields that hold ids of objects that the sandbox keeps.
+_FIELDS = {"payment_intent", "latest_charge"}
+
+
+def expand(store: Store, body: Object, paths: Sequence[str]) -> Object:
+    """A copy of the answer with every path expanded; in a list, paths start with `data`."""
+    for path in paths:
+        body = _expanded(store, body, path.split("."), path)
+    return body
+
+
+def _expanded(store: Store, body: Object, parts: list[str], path: str) -> Object:
+    first, *rest = parts
+    if first == "data" and body["object"] == "list" and rest:
+        return body | {"data": [_expanded(store, item, rest, path) for item in body["data"]]}
+    if first == "line_items" and body["object"] == "checkout.session":
+        return body | {"line_items": line_items(store, body["id"])}
+    if first not in _FIELDS or first not in body:
+        raise Refusal(400, f"This property cannot be expanded ({path}).", param="expand")
+    value = store.find_any(body[first]) if isinstance(body[first], str) else body[first]
+    if value is not None and rest:
+        value = _expanded(store, value, rest, path)
+    return body | {first: value}
+
+
+def line_items(store: Store, session_id: str) -> Object:
+    found = store.find("checkout.session", session_id)
+    assert found is not None
+    return {
+        "object": "list",
+        "data": found.hidden["line_items"],
+        "has_more": False,
+        "url": f"/v1/checkout/sessions/{session_id}/line_items",
+    }

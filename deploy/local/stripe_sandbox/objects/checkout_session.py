@@ -1,0 +1,133 @@
+"""docs.stripe.com/api/checkout/sessions/object"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.local.stripe_sandbox.ids import new_id
+
+_EMPTY = (
+    "after_expiration",
+    "allow_promotion_codes",
+    "allowed_payment_method_types",
+    "billing_address_collection",
+    "branding_settings",
+    "client_secret",
+    "collected_information",
+    "consent",
+    "consent_collection",
+    "currency_conversion",
+    "customer",
+    "customer_account",
+    "excluded_payment_method_types",
+    "integration_identifier",
+    "invoice",
+    "locale",
+    "managed_payments",
+    "name_collection",
+    "optional_items",
+    "origin_context",
+    "payment_intent",
+    "payment_link",
+    "payment_method_configuration_details",
+    "permissions",
+    "presentment_details",
+    "recovered_from",
+    "redirect_on_completion",
+    "return_url",
+    "saved_payment_method_options",
+    "setup_intent",
+    "shipping_address_collection",
+    "shipping_cost",
+    "submit_type",
+    "subscription",
+    "tax_id_collection",
+    "wallet_options",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the shop asked for; times in Unix seconds."""
+
+    amount_total: int
+    currency: str
+    success_url: str
+    cancel_url: str | None
+    client_reference_id: str | None
+    customer_email: str | None
+    metadata: dict[str, str]
+    expires_at: int
+
+
+def build(wanted: Wanted, *, public_url: str, now: int) -> dict[str, Any]:
+    """An open session in payment mode. Its payment intent comes with the first attempt to pay."""
+    session_id = new_id("cs_test_a1", 58)
+    return {
+        "id": session_id,
+        "object": "checkout.session",
+        **dict.fromkeys(_EMPTY),
+        "adaptive_pricing": {"enabled": False},
+        "amount_subtotal": wanted.amount_total,
+        "amount_total": wanted.amount_total,
+        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+        "cancel_url": wanted.cancel_url,
+        "client_reference_id": wanted.client_reference_id,
+        "created": now,
+        "currency": wanted.currency,
+        "custom_fields": [],
+        "custom_text": dict.fromkeys(
+            ("after_submit", "shipping_address", "submit", "terms_of_service_acceptance")
+        ),
+        "customer_creation": "if_required",
+        "customer_details": _customer(wanted.customer_email) if wanted.customer_email else None,
+        "customer_email": wanted.customer_email,
+        "discounts": [],
+        "expires_at": wanted.expires_at,
+        "invoice_creation": _no_invoice(),
+        "livemode": False,
+        "metadata": wanted.metadata,
+        "mode": "payment",
+        "payment_method_collection": "if_required",
+        "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
+        "payment_method_types": ["card"],
+        "payment_status": "unpaid",
+        "phone_number_collection": {"enabled": False},
+        "shipping_options": [],
+        "status": "open",
+        "success_url": wanted.success_url,
+        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        "ui_mode": "hosted_page",
+        "url": f"{public_url}/c/pay/{session_id}",
+    }
+
+
+def completed(session: dict[str, Any], *, intent_id: str, email: str) -> dict[str, Any]:
+    return session | {
+        "customer_details": _customer(email),
+        "payment_intent": intent_id,
+        "payment_status": "paid",
+        "status": "complete",
+        "url": None,
+    }
+
+
+def expired(session: dict[str, Any]) -> dict[str, Any]:
+    return session | {"status": "expired", "url": None}
+
+
+def _customer(email: str) -> dict[str, Any]:
+    return {
+        "address": None,
+        "business_name": None,
+        "email": email,
+        "individual_name": None,
+        "name": None,
+        "phone": None,
+        "tax_exempt": "none",
+        "tax_ids": None,
+    }
+
+
+def _no_invoice() -> dict[str, Any]:
+    data = ("account_tax_ids", "custom_fields", "description", "footer", "issuer", "rendering_options")
+    return {"enabled": False, "invoice_data": dict.fromkeys(data) | {"metadata": {}}}

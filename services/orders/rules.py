@@ -132,5 +132,5 @@ def first_short(quantities: Mapping[UUID, int], offers: Sequence[Offer]) -> Offe
 
 
 def backoff_seconds(attempts: int) -> float:
-    """How long a failed step waits: 0.5 s doubled each time, at most 30 s."""
-    return float(min(30.0, 0.5 * 2 ** min(attempts, 8)))
+    """How long a failed step waits: 0.5 s doubled each time, at most 10 s."""
+    return float(min(10.0, 0.5 * 2 ** min(attempts, 8)))

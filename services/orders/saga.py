@@ -35,9 +35,9 @@ log = logs.get(__name__)
 
 _TICK_SECONDS = 1.0
 _AT_ONCE = 16
-# With backoff_seconds() about a minute: then an unknown outcome is undone.
-_MAX_ATTEMPTS = 8
-_ALERT_AFTER = 10
+# With backoff_seconds() a minute and a half: then an unknown outcome is undone.
+_MAX_ATTEMPTS = 12
+_ALERT_AFTER = 12
 _BATCH = 100
 _BATCH_WAIT_SECONDS = 0.02
 _BATCH_QUEUE = 2000

@@ -57,8 +57,9 @@ async def run(settings: SeedSettings) -> None:
                     asset_key=f"samples/{number:02d}.png",
                 )
                 .on_conflict_do_nothing()
+                .returning(products.c.id)
             )
-            if inserted.rowcount:
+            if inserted.first() is not None:
                 await _receive(connection, product_id, stock)
     await engine.dispose()
 

@@ -1,8 +1,9 @@
 """SIGKILL at every boundary of both sagas, then restart: each order ends, nothing stays held, one effect.
 
 Every point fires once (FAILPOINTS_FIRED), so that one walk goes through all of them: a flow is run again and
-again until each of its points has killed its process. After each run the order must have ended within 30 s
-of its answer, and at the end the audit must find nothing.
+again until each of its points has killed its process. Within 30 s of its answer an order must have ended, or
+have a page to pay at (60 s where payments is killed: one order may then meet several crashes in a row, each
+with a lease of 10 s to wait for). At the end the audit must find nothing.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,9 +15,8 @@ from deploy.local import audit
 from deploy.local.ephemeral import RunningStack, running_stack, wait_until
 from deploy.local.quiet import is_quiet
 from tests.chaos.shopping import buy_points, insist, see, settled
-from tests.e2e.rest_client import JSON, Customer, pay, sign_in
+from tests.e2e.rest_client import JSON, Customer, pay, sign_in, until
 
-_RECOVERY_SECONDS = 30.0
 _MAX_RUNS = 40
 
 PLACING = ("orders.place.writing", "orders.place.committed")
@@ -67,7 +67,7 @@ PAYMENTS = (
     "relay.acknowledged",
 )
 
-Flow = Callable[[Customer, str], Awaitable[None]]
+Flow = Callable[[Customer, str, float], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -76,64 +76,64 @@ def stack() -> Iterator[RunningStack]:
         yield running
 
 
-async def _points_order(customer: Customer, product_id: str) -> None:
+async def _points_order(customer: Customer, product_id: str, seconds: float) -> None:
     order = await _place(customer, "points", product_id, quantity=1)
-    assert (await settled(customer, order["orderId"], seconds=_RECOVERY_SECONDS))["status"] == "completed"
+    assert (await settled(customer, order["orderId"], seconds=seconds))["status"] == "completed"
 
 
-async def _refused_order(customer: Customer, product_id: str) -> None:
+async def _refused_order(customer: Customer, product_id: str, seconds: float) -> None:
     body = {"paymentMethod": "points", "items": [{"productId": product_id, "quantity": 900}]}
     answer = await insist(customer, "POST", "/api/checkout", body)
     order_id = answer.json()["orderId"]
     if answer.status_code == 201:
         # The answer was given before the reason was known.
-        assert (await settled(customer, order_id, seconds=_RECOVERY_SECONDS))["status"] == "failed"
+        assert (await settled(customer, order_id, seconds=seconds))["status"] == "failed"
         return
     assert (answer.status_code, answer.json()["code"]) == (402, "insufficient_points")
-    order = await settled(customer, order_id, seconds=_RECOVERY_SECONDS)
+    order = await settled(customer, order_id, seconds=seconds)
     assert (order["status"], order["failureReason"]) == ("failed", "insufficient_points")
 
 
-async def _card_order(customer: Customer, product_id: str) -> None:
+async def _card_order(customer: Customer, product_id: str, seconds: float) -> None:
     order = await _place(customer, "stripe", product_id, quantity=1)
-    await pay(await _page(customer, order["orderId"]))
-    assert (await settled(customer, order["orderId"], seconds=_RECOVERY_SECONDS))["status"] == "completed"
+    await pay(await _page(customer, order["orderId"], seconds))
+    assert (await settled(customer, order["orderId"], seconds=seconds))["status"] == "completed"
 
 
-async def _cancelled_order(customer: Customer, product_id: str) -> None:
+async def _cancelled_order(customer: Customer, product_id: str, seconds: float) -> None:
     order = await _place(customer, "stripe", product_id, quantity=1)
-    await _page(customer, order["orderId"])
+    await _page(customer, order["orderId"], seconds)
     await insist(customer, "POST", f"/api/orders/{order['orderId']}/cancel")
-    assert (await settled(customer, order["orderId"], seconds=_RECOVERY_SECONDS))["status"] == "cancelled"
+    assert (await settled(customer, order["orderId"], seconds=seconds))["status"] == "cancelled"
 
 
-async def _points_purchase(customer: Customer, _: str) -> None:
+async def _points_purchase(customer: Customer, _: str, seconds: float) -> None:
     before = (await see(customer, "/api/profile"))["points"]
     await buy_points(customer, "basic")
-    await _until(customer, "/api/profile", lambda profile: profile["points"] > before)
+    await _until(customer, "/api/profile", lambda profile: profile["points"] > before, seconds)
 
 
 @pytest.mark.parametrize(
-    ("part", "points", "flow"),
+    ("part", "points", "flow", "seconds"),
     [
-        pytest.param("orders", POINTS_ORDER, _points_order, id="points-order"),
-        pytest.param("orders", REFUSED_ORDER, _refused_order, id="refused-order"),
-        pytest.param("orders", CARD_ORDER, _card_order, id="card-order"),
-        pytest.param("orders", CANCELLED_ORDER, _cancelled_order, id="cancelled-order"),
-        pytest.param("wallet", WALLET[:4], _points_order, id="wallet-under-an-order"),
-        pytest.param("wallet", WALLET[4:], _points_purchase, id="wallet-under-a-purchase"),
-        pytest.param("payments", PAYMENTS, _points_purchase, id="payments-under-a-purchase"),
-        pytest.param("payments", PAYMENTS[:6], _card_order, id="payments-under-a-card-order"),
+        pytest.param("orders", POINTS_ORDER, _points_order, 30.0, id="points-order"),
+        pytest.param("orders", REFUSED_ORDER, _refused_order, 30.0, id="refused-order"),
+        pytest.param("orders", CARD_ORDER, _card_order, 30.0, id="card-order"),
+        pytest.param("orders", CANCELLED_ORDER, _cancelled_order, 30.0, id="cancelled-order"),
+        pytest.param("wallet", WALLET[:4], _points_order, 30.0, id="wallet-under-an-order"),
+        pytest.param("wallet", WALLET[4:], _points_purchase, 30.0, id="wallet-under-a-purchase"),
+        pytest.param("payments", PAYMENTS, _points_purchase, 60.0, id="payments-under-a-purchase"),
+        pytest.param("payments", PAYMENTS[:6], _card_order, 60.0, id="payments-under-a-card-order"),
     ],
 )
 @pytest.mark.timeout(300)
 async def test_a_crash_at_every_boundary_leaves_nothing_lost_doubled_or_stuck(
-    stack: RunningStack, tmp_path: Path, part: str, points: tuple[str, ...], flow: Flow
+    stack: RunningStack, tmp_path: Path, part: str, points: tuple[str, ...], flow: Flow, seconds: float
 ) -> None:
     fired = tmp_path / "fired"
     async with sign_in(stack.file.gateway_url, stack.file.auth_jwt_secret) as customer:
         await buy_points(customer, "premium")
-        await _until(customer, "/api/profile", lambda profile: profile["points"] >= 550)
+        await _until(customer, "/api/profile", lambda profile: profile["points"] >= 550, 30)
         product_id = (await see(customer, "/api/products"))["items"][0]["id"]
         stack.restart(
             part,
@@ -148,10 +148,8 @@ async def test_a_crash_at_every_boundary_leaves_nothing_lost_doubled_or_stuck(
             for _ in range(_MAX_RUNS):
                 if _fired(fired) == set(points):
                     break
-                await flow(customer, product_id)
-                wait_until(
-                    lambda: is_quiet(stack.file.database_urls), seconds=_RECOVERY_SECONDS, what="quiet"
-                )
+                await flow(customer, product_id, seconds)
+                wait_until(lambda: is_quiet(stack.file.database_urls), seconds=seconds, what="quiet")
         finally:
             stack.restart(part, {"FAILPOINTS": "", "FAILPOINTS_FIRED": ""})
         assert _fired(fired) == set(points)
@@ -167,18 +165,14 @@ async def _place(customer: Customer, method: str, product_id: str, *, quantity: 
     return dict(answer.json())
 
 
-async def _page(customer: Customer, order_id: str) -> str:
+async def _page(customer: Customer, order_id: str, seconds: float) -> str:
     """An unpaid card order gets a session to pay at, whatever crashed while it was opened."""
-    order = await _until(customer, f"/api/orders/{order_id}", lambda order: bool(order["url"]))
+    order = await _until(customer, f"/api/orders/{order_id}", lambda order: bool(order["url"]), seconds)
     return str(order["url"])
 
 
-async def _until(customer: Customer, path: str, is_so: Callable[[JSON], bool]) -> JSON:
-    latest: list[JSON] = []
-    while not latest or not is_so(latest[-1]):
-        assert len(latest) < _RECOVERY_SECONDS * 10, f"{path}: {latest[-1]}"
-        latest.append(await see(customer, path))
-    return latest[-1]
+async def _until(customer: Customer, path: str, is_so: Callable[[JSON], bool], seconds: float) -> JSON:
+    return await until(lambda: see(customer, path), is_so, seconds=seconds)
 
 
 def _fired(file: Path) -> set[str]:

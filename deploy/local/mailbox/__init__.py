@@ -1,1 +1,1 @@
-"""A mailbox for trying the shop out: real SMTP in, a page and a small API out."""
+"""A mailbox for every address: real SMTP in, a page and a small API out. It sends nothing on."""

@@ -1,54 +1,37 @@
-"""Composition root: `python -m deploy.local.mailbox`."""
+"""Composition root: settings → store → SMTP and web. Exits 0 after SIGTERM."""
 
 import asyncio
+from contextlib import closing
 
-import uvicorn
-from aiosmtpd.smtp import SMTP, Envelope, Session
-
-from deploy.local.mailbox.letters import Letters
+from deploy.local.mailbox.faults import Faults
 from deploy.local.mailbox.settings import MailboxSettings
+from deploy.local.mailbox.smtp import Receiver, receiving
+from deploy.local.mailbox.store import Store
 from deploy.local.mailbox.web import application
+from services.chassis import logs
+from services.chassis.http_server import serving
+from services.chassis.workers import run_until_signal
 
-_MAX_MAIL_BYTES = 1 << 20
-
-
-class Receiver:
-    """aiosmtpd's handler."""
-
-    def __init__(self, letters: Letters) -> None:
-        self._letters = letters
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
-        content = envelope.original_content or b""
-        self._letters.keep(content, list(envelope.rcpt_tos))
-        return "250 kept"
+_STOP_SECONDS = 1
+log = logs.get(__name__)
 
 
-async def serve(settings: MailboxSettings) -> None:
-    letters = Letters(settings.mailbox_data)
-    host, _, port = settings.mailbox_smtp_listen.rpartition(":")
-    loop = asyncio.get_running_loop()
-    smtp = await loop.create_server(
-        lambda: SMTP(
-            Receiver(letters), data_size_limit=_MAX_MAIL_BYTES, enable_SMTPUTF8=True, ident="AI Shop"
-        ),
-        host,
-        int(port),
-    )
-    host, _, port = settings.mailbox_web_listen.rpartition(":")
-    web = uvicorn.Server(
-        uvicorn.Config(
-            application(letters),
-            host=host,
-            port=int(port),
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=1,
-        )
-    )
-    await web.serve()
-    smtp.close()
+async def run(settings: MailboxSettings) -> None:
+    faults = Faults()
+    with closing(Store(settings.mailbox_data)) as store:
+        async with (
+            receiving(Receiver(store, faults), settings.mailbox_smtp_listen),
+            serving(application(store, faults), settings.mailbox_web_listen, stop_seconds=_STOP_SECONDS),
+        ):
+            log.info("mailbox.serving", smtp=settings.mailbox_smtp_listen, web=settings.mailbox_web_listen)
+            await run_until_signal()
+
+
+def main() -> None:
+    settings = MailboxSettings()
+    logs.configure("mailbox", settings.log_level)
+    asyncio.run(run(settings))
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(MailboxSettings()))
+    main()

@@ -1,18 +1,23 @@
-"""Mails on disk, one .eml file each, named by a counter so that they sort by arrival."""
+"""Reading a mail for people. Whatever a sender wrote, it reads as something."""
 
 import email
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.errors import MessageError
 from email.message import EmailMessage
 from email.policy import default
-from pathlib import Path
+from email.utils import parsedate_to_datetime
 
-_ENVELOPE = "X-Envelope-To"
+from deploy.local.mailbox.store import Mail
+
+# What Python's parser raises on headers and parts that break the rules.
+_UNREADABLE = (AttributeError, IndexError, LookupError, MessageError, TypeError, ValueError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Letter:
+    """`to` are the envelope's addresses; `date` is the sender's, in ISO 8601 where it can be read."""
+
     id: str
     sender: str
     to: list[str]
@@ -24,52 +29,50 @@ class Letter:
     received_at: datetime
 
 
-class Letters:
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._next = max((int(path.stem) for path in folder.glob("*.eml")), default=0) + 1
-
-    def keep(self, content: bytes, recipients: list[str]) -> None:
-        """On disk when this returns; the sender hears 250 only afterwards."""
-        path = self._folder / f"{self._next:08d}.eml"
-        self._next += 1
-        scratch = path.with_suffix(".part")
-        with scratch.open("wb") as file:
-            file.write(f"{_ENVELOPE}: {', '.join(recipients)}\r\n".encode() + content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-
-    def all(self, *, to: str | None = None) -> list[Letter]:
-        """Oldest first; `to` matches an envelope address, in any case."""
-        letters = [_read(path) for path in sorted(self._folder.glob("*.eml"))]
-        return [letter for letter in letters if to is None or to.lower() in map(str.lower, letter.to)]
-
-    def find(self, id: str) -> Letter | None:
-        return next((letter for letter in self.all() if letter.id == id), None)
-
-    def clear(self) -> None:
-        for path in self._folder.glob("*.eml"):
-            path.unlink()
-
-
-def _read(path: Path) -> Letter:
-    message = email.message_from_bytes(path.read_bytes(), policy=default)
+def read(mail: Mail) -> Letter:
+    message = email.message_from_bytes(mail.content, policy=default)
     assert isinstance(message, EmailMessage), "the default policy makes EmailMessages"
     return Letter(
-        id=path.stem,
-        sender=str(message["From"] or ""),
-        to=[address.strip() for address in str(message[_ENVELOPE]).split(",")],
-        subject=str(message["Subject"] or ""),
-        message_id=str(message["Message-ID"] or ""),
-        date=str(message["Date"] or ""),
+        id=str(mail.id),
+        sender=_header(message, "From") or mail.sender,
+        to=mail.recipients,
+        subject=_header(message, "Subject"),
+        message_id=_header(message, "Message-ID"),
+        date=_date(_header(message, "Date")),
         text=_part(message, "plain") or "",
         html=_part(message, "html"),
-        received_at=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        received_at=mail.received_at,
     )
 
 
+def _header(message: EmailMessage, name: str) -> str:
+    try:
+        return _sayable(str(message.get(name, ""))).strip()
+    except _UNREADABLE:
+        return ""
+
+
+def _date(text: str) -> str:
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC).isoformat()
+    except _UNREADABLE:
+        return text
+
+
 def _part(message: EmailMessage, kind: str) -> str | None:
-    part = message.get_body((kind,))
-    return None if part is None else str(part.get_content())
+    try:
+        part = message.get_body((kind,))
+    except _UNREADABLE:
+        return None
+    if part is None:
+        return None
+    try:
+        return _sayable(str(part.get_content()))
+    except _UNREADABLE:
+        payload = part.get_payload(decode=True)
+        return payload.decode("utf-8", "replace") if isinstance(payload, bytes) else ""
+
+
+def _sayable(text: str) -> str:
+    """Undecodable bytes come as lone surrogates, which no JSON and no page can carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,11 +1,12 @@
-"""The mailbox's environment."""
+"""The mailbox's environment variables."""
 
 from pathlib import Path
 
-from pydantic_settings import BaseSettings
+from services.chassis.settings import ProcessSettings
 
 
-class MailboxSettings(BaseSettings):
-    mailbox_smtp_listen: str
-    mailbox_web_listen: str
+class MailboxSettings(ProcessSettings):
+    mailbox_smtp_listen: str = "127.0.0.1:8025"
+    mailbox_web_listen: str = "127.0.0.1:8026"
+    # Folder of the SQLite file.
     mailbox_data: Path

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -260,11 +259,3 @@ async def mailbox(tmp_path: Path) -> AsyncIterator[Mailbox]:
             yield Mailbox(process, smtp_port, http)
         finally:
             process.end(signal.SIGKILL)
-
-
-def connects(port: int, host: str = "127.0.0.1") -> bool:
-    try:
-        socket.create_connection((host, port), 1).close()
-    except OSError:
-        return False
-    return True

@@ -1,12 +1,22 @@
 """People who visit the shared shop. Each test meets somebody new."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 
+from deploy.local import audit
 from deploy.local.ephemeral import RunningStack
 from tests.e2e.rest_client import Customer, sign_in, visit
+
+
+@pytest.fixture(autouse=True)
+def books(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test on the shared shop, the invariants still hold."""
+    yield
+    if "stack" in request.fixturenames:
+        shop: RunningStack = request.getfixturevalue("stack")
+        assert audit.audit(shop.file) == []
 
 
 @pytest.fixture

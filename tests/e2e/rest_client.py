@@ -39,10 +39,10 @@ class Customer:
         headers = {"Idempotency-Key": key} if key else {}
         return await self.http.post("/api/checkout", json={"paymentMethod": method, **body}, headers=headers)
 
-    async def top_up(self) -> int:
-        """Buys the package `basic` the way customers do; returns the points that arrived."""
+    async def top_up(self, package_id: str = "basic") -> int:
+        """Buys a package the way customers do; returns the points that arrived."""
         before = (await self.profile())["points"]
-        opened = await self.http.post("/api/checkout/points", json={"packageId": "basic"})
+        opened = await self.http.post("/api/checkout/points", json={"packageId": package_id})
         assert opened.status_code == 201, opened.text
         await pay(await self.page_of(opened.json()["checkoutId"]))
         return int((await until(self.profile, lambda profile: profile["points"] > before))["points"] - before)

@@ -1,0 +1,80 @@
+"""Many at once on real servers: one credit for many copies, no order more than the points are worth."""
+
+import asyncio
+from collections import Counter
+
+import httpx
+import psycopg
+
+from deploy.local.ephemeral import RunningStack
+from tests.e2e.rest_client import Customer, pay, until
+
+_COPIES = 50
+_BUYERS = 50
+_AFFORDABLE = 10
+
+
+async def _control(stack: RunningStack, method: str, path: str, **body: object) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=stack.file.stripe_url, timeout=30, trust_env=False) as http:
+        answer = await http.request(method, path, json=body or None)
+    assert answer.is_success, answer.text
+    return answer
+
+
+def _paid_event_of(stack: RunningStack, session_id: str) -> str:
+    events = httpx.get(
+        f"{stack.file.stripe_url}/v1/events?type=checkout.session.completed&limit=100",
+        headers={"Authorization": f"Bearer {stack.file.stripe_secret_key}"},
+    ).json()["data"]
+    return str(next(event["id"] for event in events if event["data"]["object"]["id"] == session_id))
+
+
+def _rows(stack: RunningStack, database: str, query: str, *values: object) -> list[tuple[object, ...]]:
+    with psycopg.connect(stack.file.database_urls[database]) as connection:
+        return connection.execute(query.encode(), values).fetchall()
+
+
+async def test_fifty_copies_of_one_webhook_give_one_credit(stack: RunningStack, customer: Customer) -> None:
+    opened = await customer.http.post("/api/checkout/points", json={"packageId": "premium"})
+    checkout = opened.json()
+    await pay(await customer.page_of(checkout["checkoutId"]))
+    event_id = _paid_event_of(stack, checkout["sessionId"])
+    copies = await _control(stack, "POST", f"/_control/events/{event_id}/deliver?copies={_COPIES}")
+    assert Counter(copies.json()["statuses"]) == {200: _COPIES}
+    await until(customer.profile, lambda profile: profile["points"] > 0)
+    assert _rows(stack, "payments", "SELECT count(*) FROM stripe_events WHERE id = %s", event_id) == [(1,)]
+    # What the copies could have caused must have had its time: everything that was stored is settled.
+    await until(lambda: asyncio.to_thread(_unsettled, stack), lambda left: left == {"events": 0, "unsent": 0})
+    assert (await customer.profile())["points"] == 550
+    credits = _rows(
+        stack, "wallet", "SELECT amount FROM points_transactions WHERE user_id = %s", customer.user_id
+    )
+    assert credits == [(550,)]
+
+
+def _unsettled(stack: RunningStack) -> dict[str, object]:
+    [(events,)] = _rows(stack, "payments", "SELECT count(*) FROM stripe_events WHERE status = 'received'")
+    [(unsent,)] = _rows(stack, "payments", "SELECT count(*) FROM outbox WHERE sent_at IS NULL")
+    return {"events": events, "unsent": unsent}
+
+
+async def test_fifty_checkouts_at_once_on_a_balance_for_ten_make_ten_orders(
+    stack: RunningStack, customer: Customer
+) -> None:
+    products = (await customer.read("/api/products"))["items"]
+    image = next(item for item in products if item["pricePoints"] == 50)
+    items = [{"productId": image["id"], "quantity": 1}]
+    await customer.top_up("premium")
+    assert (await customer.buy("points", items=items)).status_code == 201
+    stock_before = (await customer.read(f"/api/products/{image['id']}"))["available"]
+    answers = await asyncio.gather(*(customer.buy("points", items=items) for _ in range(_BUYERS)))
+    assert Counter(answer.status_code for answer in answers) == {201: _AFFORDABLE, 402: _BUYERS - _AFFORDABLE}
+    profile = await until(customer.profile, lambda profile: profile["pointsHeld"] == 0)
+    assert (profile["points"], profile["pointsAvailable"]) == (0, 0)
+    stock_after = (await customer.read(f"/api/products/{image['id']}"))["available"]
+    assert stock_before - stock_after == _AFFORDABLE
+    orders = (await customer.read("/api/orders?limit=100"))["items"]
+    assert Counter(order["status"] for order in orders) == {
+        "completed": _AFFORDABLE + 1,
+        "failed": _BUYERS - _AFFORDABLE,
+    }

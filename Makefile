@@ -5,6 +5,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export UV_LINK_MODE ?= copy
 SETUP := .venv/.setup
+# The tests wait for real servers more than they compute: three at once suit two cores.
+TEST_WORKERS ?= 3
 PROTOS := $(wildcard protos/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
@@ -35,7 +37,7 @@ down: setup ## Stop a detached shop
 	@$(BIN)/aishop down
 
 test: setup ## Every test, on real servers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 bench: setup ## Orders per second and CPU per order, beside pgbench
 	@$(BIN)/aishop bench

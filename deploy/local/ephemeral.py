@@ -64,37 +64,33 @@ def running_stack(*, servers_only: bool = False) -> Iterator[RunningStack]:
     """Starts a stack, gives it, and removes it, whatever happens. `servers_only`: Postgres and NATS."""
     data = Path(tempfile.mkdtemp(prefix="aishop-"))
     try:
-        process = _start(data, servers_only=servers_only)
-        try:
-            yield RunningStack(data)
-        finally:
-            process.send_signal(signal.SIGTERM)
+        with ports.free_offset() as offset:
+            process = _spawn(data, offset, servers_only=servers_only)
             try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            supervisor.end_orphans(data)
+                _wait_ready(process, data)
+                yield RunningStack(data)
+            finally:
+                _end(process)
+                supervisor.end_orphans(data)
     finally:
         shutil.rmtree(data, ignore_errors=True)
 
 
-def _start(data: Path, *, servers_only: bool) -> "subprocess.Popen[bytes]":
-    """Tries again when another stack takes the ports between looking and listening."""
-    for _ in range(3):
-        process = _spawn(data, ports.free_offset(), servers_only=servers_only)
-        deadline = time.monotonic() + _START_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            if (data / "stack.json").exists():
-                return process
-            time.sleep(_POLL_SECONDS)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        supervisor.end_orphans(data)
-        if "is taken by" not in log_tail(data, "supervisor"):
-            break
-    raise StackError(f"the stack did not start:\n{log_tail(data, 'supervisor', 40)}")
+def _wait_ready(process: "subprocess.Popen[bytes]", data: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not (data / "stack.json").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise StackError(f"the stack did not start:\n{log_tail(data, 'supervisor', 40)}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[bytes]":

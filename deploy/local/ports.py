@@ -1,11 +1,15 @@
 """The stack's ports, all below the ephemeral range: a client that retries a dead port there could be
 handed that very port as its own end, and connect to itself."""
 
+import fcntl
 import os
 import random
 import socket
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 HOST = "127.0.0.1"
 MAX_OFFSET = 1700
@@ -31,12 +35,24 @@ def shifted(offset: int) -> dict[str, int]:
     return {name: port + offset for name, port in DEFAULTS.items()}
 
 
-def free_offset() -> int:
-    """An offset at which every port of the stack is free just now."""
-    for offset in random.sample(range(100, MAX_OFFSET, 10), 100):
-        if not busy(shifted(offset).values()):
-            return offset
+@contextmanager
+def free_offset() -> Iterator[int]:
+    """An offset at which every port of the stack is free, and that no other stack of ours takes meanwhile."""
+    # No two default ports differ by a multiple of 13: stacks at different offsets never share one.
+    for offset in random.sample(range(104, MAX_OFFSET, 13), 100):
+        with (Path(tempfile.gettempdir()) / f"aishop-ports-{offset}.lock").open("w") as lock:
+            if _is_mine(lock) and not busy(shifted(offset).values()):
+                yield offset
+                return
     raise OSError("no free block of ports below the ephemeral range")
+
+
+def _is_mine(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def busy(ports: Iterable[int]) -> list[int]:

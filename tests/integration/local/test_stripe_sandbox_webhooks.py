@@ -122,6 +122,6 @@ async def test_sigterm_ends_it_soon_even_while_a_call_hangs(own_sandbox: Sandbox
     await eventually(is_taken, "the call hangs")
     began = time.monotonic()
     assert await asyncio.to_thread(own_sandbox.process.end, signal.SIGTERM) == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # of the 30 s that the call hangs
     with pytest.raises(stripe.StripeError):
         await hanging

@@ -17,6 +17,7 @@ log = logs.get(__name__)
 _KEEP_SECONDS = 30 * 24 * 3600
 # Longer than any outage of the relay that we plan for; behind it stands the inbox.
 _DEDUPE_SECONDS = 600
+_FLUSH_SECONDS = 1
 
 
 class Bus:
@@ -37,11 +38,10 @@ class Bus:
                 await self._connect()
             await asyncio.Event().wait()
         finally:
-            if self._client.is_connected:
-                with suppress(NatsError, TimeoutError):
-                    await asyncio.wait_for(self._client.drain(), 3)
-            elif not self._client.is_closed:
-                await self._client.close()
+            # The last acks leave; there is nothing to drain, since consumers pull.
+            with suppress(NatsError, TimeoutError):
+                await self._client.flush(_FLUSH_SECONDS)
+            await self._client.close()
 
     async def connected(self) -> JetStreamContext:
         """Waits until the bus was reached for the first time."""

@@ -158,13 +158,17 @@ class Consumer:
         await message.nak(delay=delay)
 
     async def _park(self, message: Msg, error: str) -> None:
+        """Keeps what can never be handled, with its inbox row, and tells the broker not to bring it again."""
         headers: Mapping[str, str] = message.headers or {}
+        message_id = headers.get("Nats-Msg-Id") or f"seq:{message.metadata.sequence.stream}"
         try:
             async with self._database.worker() as connection:
+                with suppress(ValueError):
+                    await inbox.is_new(connection, consumer=self._of.durable, message_id=UUID(message_id))
                 await inbox.bury(
                     connection,
                     consumer=self._of.durable,
-                    message_id=headers.get("Nats-Msg-Id") or f"seq:{message.metadata.sequence.stream}",
+                    message_id=message_id,
                     subject=message.subject,
                     payload=message.data,
                     headers=dict(headers),

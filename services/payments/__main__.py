@@ -5,13 +5,16 @@ import asyncio
 import sys
 from pathlib import Path
 
+import uvloop
+
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
-from services.chassis import failpoints, idempotency, logs, migrate
+from services.chassis import failpoints, logs, migrate
 from services.chassis.bus import Bus
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.relay import Relay
+from services.chassis.retention import Retention
 from services.chassis.settings import SeedSettings
 from services.chassis.workers import Worker, background, run_until_signal
 from services.payments import closing, events, opening
@@ -23,8 +26,6 @@ from services.payments.opening import Opener
 from services.payments.settings import Settings
 from services.payments.stripe_client import Stripe
 from services.payments.webhooks import Receiver, WebhookServer
-
-_HOUSEKEEPING_SECONDS = 3600.0
 
 
 async def serve(settings: Settings) -> None:
@@ -64,7 +65,7 @@ async def serve(settings: Settings) -> None:
         handling.run(),
         Worker("checkouts.complete", opener.complete_batch, tick_seconds=opening.TICK_SECONDS).run(),
         Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
-        Worker("housekeeping", lambda: _forget(database), tick_seconds=_HOUSEKEEPING_SECONDS).run(),
+        Retention(database).run(),
     ):
         await webhooks.start()
         await grpc.start()
@@ -72,12 +73,6 @@ async def serve(settings: Settings) -> None:
         await asyncio.gather(webhooks.stop(), grpc.stop())
     await stripe.close()
     await database.dispose()
-
-
-async def _forget(database: Database) -> bool:
-    async with database.worker() as connection:
-        await idempotency.forget_old(connection)
-    return False
 
 
 async def _seed(settings: SeedSettings) -> None:
@@ -98,7 +93,7 @@ def main() -> None:
             settings = Settings()
             logs.configure("payments", settings.log_level)
             failpoints.arm(settings.failpoints, settings.failpoints_fired)
-            asyncio.run(serve(settings))
+            uvloop.run(serve(settings))
         case ["migrate"]:
             migrate.upgrade(Path(__file__).parent / "migrations")
         case ["seed"]:

@@ -1,8 +1,9 @@
 """Starts wallet: `python -m services.wallet`, or migrates its database with the argument `migrate`."""
 
-import asyncio
 import sys
 from pathlib import Path
+
+import uvloop
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis import failpoints, logs, migrate
@@ -60,7 +61,7 @@ def main() -> None:
     settings = WalletSettings()
     logs.configure("wallet", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
-    asyncio.run(serve(settings))
+    uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,211 @@
+"""gRPC server and client: errors both ways, deadlines, retries, cancelled calls, the drain."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
+from services.chassis.errors import (
+    Conflict,
+    DomainError,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Rejected,
+    Unavailable,
+)
+from services.chassis.grpc_client import call, channel
+from services.chassis.grpc_server import GrpcServer
+from tests.integration.chassis.support import eventually
+
+Body = Callable[[], Awaitable[None]]
+
+
+class Servicer(wallet_pb2_grpc.WalletServiceServicer):
+    """Answers GetProfile by doing what the test says."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+
+    async def GetProfile(self, request: Any, _: Any) -> wallet_pb2.GetProfileResponse:
+        await self.body()
+        return wallet_pb2.GetProfileResponse(profile=wallet_pb2.Profile(id=request.user_id))
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def serving(body: Body, address: str) -> AsyncIterator[GrpcServer]:
+    server = GrpcServer(address)
+    # Abstract to mypy: the other methods answer UNIMPLEMENTED, as grpcio's base class has them.
+    servicer: Any = Servicer
+    server.add(
+        servicer(body),
+        wallet_pb2_grpc.add_WalletServiceServicer_to_server,
+        wallet_pb2.DESCRIPTOR.services_by_name["WalletService"],
+    )
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def get_profile(address: str, *, seconds: float = 5.0) -> Any:
+    async with channel(address) as open_channel:
+        stub = wallet_pb2_grpc.WalletServiceStub(open_channel)
+        return await call(stub.GetProfile, wallet_pb2.GetProfileRequest(user_id="u"), timeout_seconds=seconds)
+
+
+def raising(error: Exception) -> Body:
+    async def body() -> None:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize("kind", [Invalid, Rejected, NotFound, Conflict])
+async def test_a_domain_error_arrives_as_it_left(kind: type[DomainError]) -> None:
+    address = free_address()
+    async with serving(raising(kind("SOME_REASON", "said so", needed=7)), address):
+        with pytest.raises(kind) as caught:
+            await get_profile(address)
+    assert (caught.value.reason, caught.value.message, caught.value.fields) == (
+        *("SOME_REASON", "said so"),
+        {"needed": "7"},
+    )
+
+
+async def test_a_defect_tells_nothing_but_that_the_outcome_is_unknown() -> None:
+    address = free_address()
+    async with serving(raising(KeyError("a secret")), address):
+        with pytest.raises(OutcomeUnknown) as caught:
+            await get_profile(address)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_deadline_that_ran_out_is_an_unknown_outcome() -> None:
+    address = free_address()
+    never = asyncio.Event()
+
+    async def body() -> None:
+        await asyncio.wait_for(never.wait(), 3)
+
+    async with serving(body, address):
+        with pytest.raises(OutcomeUnknown):
+            await get_profile(address, seconds=0.2)
+        never.set()
+
+
+async def test_unavailable_is_tried_again_within_the_deadline() -> None:
+    address = free_address()
+    calls = 0
+
+    async def body() -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise Unavailable("AWAY", "in a moment")
+
+    async with serving(body, address):
+        assert (await get_profile(address)).profile.id == "u"
+    assert calls == 3
+
+
+async def test_other_errors_are_not_tried_again() -> None:
+    address = free_address()
+    calls = 0
+
+    async def body() -> None:
+        nonlocal calls
+        calls += 1
+        raise Rejected("NO", "no")
+
+    async with serving(body, address):
+        with pytest.raises(Rejected):
+            await get_profile(address)
+    assert calls == 1
+
+
+async def test_a_cancelled_call_still_finishes_its_work() -> None:
+    address = free_address()
+    started, finish = asyncio.Event(), asyncio.Event()
+    finished = 0
+
+    async def body() -> None:
+        nonlocal finished
+        started.set()
+        await asyncio.wait_for(finish.wait(), 5)
+        finished += 1
+
+    async with serving(body, address):
+        tasks = [asyncio.create_task(get_profile(address)) for _ in range(20)]
+        await asyncio.wait_for(started.wait(), 5)
+        with pytest.raises(OutcomeUnknown):
+            await get_profile(address, seconds=0.5)
+        for task in tasks[:-1]:
+            task.cancel()
+        await asyncio.gather(*tasks[:-1], return_exceptions=True)
+        finish.set()
+        await eventually(lambda: _at_least(lambda: finished, 20), "the cancelled ones finished, too")
+        assert (await tasks[-1]).profile.id == "u"
+
+
+async def _at_least(read: Callable[[], int], number: int) -> bool:
+    return read() >= number
+
+
+async def test_stopping_says_so_and_lets_a_running_call_finish() -> None:
+    address = free_address()
+    started, finish = asyncio.Event(), asyncio.Event()
+
+    async def body() -> None:
+        started.set()
+        await asyncio.wait_for(finish.wait(), 5)
+
+    async with serving(body, address) as server, channel(address) as open_channel:
+        health = health_pb2_grpc.HealthStub(open_channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        states = aiter(watch)
+        assert (await anext(states)).status == health_pb2.HealthCheckResponse.SERVING
+        running = asyncio.create_task(get_profile(address))
+        await asyncio.wait_for(started.wait(), 5)
+        stopping = asyncio.create_task(server.stop())
+        assert (await anext(states)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+        finish.set()
+        assert (await running).profile.id == "u"
+        await stopping
+
+
+async def test_a_port_in_use_is_a_clear_failure() -> None:
+    address = free_address()
+
+    async def body() -> None: ...
+
+    async with serving(body, address):
+        with pytest.raises(RuntimeError, match=address.rpartition(":")[2]):
+            async with serving(body, address):
+                pass
+
+
+async def test_an_unknown_method_is_unimplemented() -> None:
+    address = free_address()
+
+    async def body() -> None: ...
+
+    async with serving(body, address), channel(address) as open_channel:
+        method: Any = open_channel.unary_unary("/aishop.wallet.v1.WalletService/Nothing")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -24,12 +24,12 @@ _SECOND_LOOK_SECONDS = 2.0
 _SHOWN = 50
 
 
-def audit(stack: StackFile) -> list[Finding]:
+def audit(stack: StackFile, *, second_look_seconds: float = _SECOND_LOOK_SECONDS) -> list[Finding]:
     """What breaks an invariant, and did so twice; nothing when all of them hold."""
     first = _look(stack)
     if not first:
         return []
-    time.sleep(_SECOND_LOOK_SECONDS)
+    time.sleep(second_look_seconds)
     again = set(_look(stack))
     return [finding for finding in first if finding in again]
 

@@ -1,0 +1,138 @@
+"""An outside client that has only stack.json: every RPC of every service, by reflection alone."""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from deploy.local.ephemeral import RunningStack
+
+PRODUCT = "01920000-0000-7000-8000-000000000001"
+
+
+class Outsider:
+    """Calls methods by name with plain dictionaries; the types come from the server."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._database = ProtoReflectionDescriptorDatabase(self._channel)
+        self._pool = DescriptorPool(self._database)
+        self.called: set[str] = set()
+
+    def methods(self) -> set[str]:
+        ours = [name for name in self._database.get_services() if name.startswith("aishop.")]
+        return {
+            f"{name}/{method.name}" for name in ours for method in self._pool.FindServiceByName(name).methods
+        }
+
+    def call(self, service: str, name: str, **request: Any) -> dict[str, Any]:
+        descriptor: ServiceDescriptor = self._pool.FindServiceByName(service)
+        method = descriptor.FindMethodByName(name)
+        message = ParseDict(request, GetMessageClass(method.input_type)())
+        answer_type = GetMessageClass(method.output_type)
+        call: Any = self._channel.unary_unary(
+            f"/{service}/{name}",
+            request_serializer=lambda given: given.SerializeToString(),
+            response_deserializer=answer_type.FromString,
+        )
+        self.called.add(f"{service}/{name}")
+        answer = call(message, timeout=10)
+        return MessageToDict(
+            answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@pytest.fixture
+def outsiders(stack: RunningStack) -> Iterator[dict[str, Outsider]]:
+    found = {name: Outsider(address) for name, address in stack.file.grpc.items()}
+    yield found
+    for outsider in found.values():
+        outsider.close()
+
+
+def test_every_rpc_can_be_called_by_reflection_alone(outsiders: dict[str, Outsider]) -> None:
+    user = str(uuid4())
+    _shop(outsiders["orders"], user)
+    _pay(outsiders["payments"], user)
+    _hold(outsiders["wallet"], user)
+    for outsider in outsiders.values():
+        assert outsider.called == outsider.methods()
+
+
+def _shop(orders: Outsider, user: str) -> None:
+    catalog, cart, service = (
+        f"aishop.orders.v1.{name}" for name in ("CatalogService", "CartService", "OrdersService")
+    )
+    page = orders.call(catalog, "ListProducts", limit=2)
+    assert len(page["items"]) == 2
+    assert page["next_cursor"]
+    assert orders.call(catalog, "GetProduct", product_id=PRODUCT)["product"]["price_points"] == "50"
+    assert orders.call(cart, "GetCart", user_id=user)["cart"]["version"] == "0"
+    line = {"product_id": PRODUCT, "quantity": 2}
+    assert orders.call(cart, "SetCartItem", user_id=user, **line)["cart"]["total_points"] == "100"
+    merged = orders.call(cart, "MergeCart", user_id=user, items=[line | {"quantity": 3}])
+    assert merged["cart"]["items"][0]["quantity"] == 3
+    assert orders.call(cart, "RemoveCartItem", user_id=user, product_id=PRODUCT)["cart"]["items"] == []
+    assert orders.call(cart, "ClearCart", user_id=user)["cart"]["version"] == "4"
+    placed = orders.call(
+        service,
+        "PlaceOrder",
+        user_id=user,
+        idempotency_key=str(uuid4()),
+        payment_method="PAYMENT_METHOD_STRIPE",
+        items=[line],
+    )["order"]
+    assert (placed["status"], placed["total_cents"]) == ("ORDER_STATUS_PENDING", "998")
+    assert placed["url"].startswith("http")
+    mine = {"user_id": user, "order_id": placed["id"]}
+    assert orders.call(service, "GetOrder", **mine)["order"]["session_id"] == placed["session_id"]
+    cancelled = orders.call(service, "CancelOrder", **mine)["order"]
+    assert (cancelled["status"], cancelled["failure_reason"]) == (
+        "ORDER_STATUS_CANCELLED",
+        "cancelled_by_customer",
+    )
+    assert len(orders.call(service, "ListOrders", user_id=user)["items"]) == 1
+
+
+def _pay(payments: Outsider, user: str) -> None:
+    service = "aishop.payments.v1.PaymentsService"
+    packages = payments.call(service, "ListPackages")["packages"]
+    assert {package["id"] for package in packages} >= {"basic", "premium", "pro"}
+    opened = payments.call(
+        service, "CreatePointsCheckout", user_id=user, idempotency_key=str(uuid4()), package_id="premium"
+    )["checkout"]
+    assert (opened["status"], opened["points"]) == ("CHECKOUT_STATUS_OPEN", "550")
+    found = payments.call(service, "GetCheckout", user_id=user, checkout_id=opened["id"])["checkout"]
+    assert found["session_id"] == opened["session_id"]
+    order = {"user_id": user, "order_id": str(uuid4())}
+    lines = [{"title": "Picture", "unit_price_cents": 499, "quantity": 2}]
+    checkout = payments.call(service, "CreateOrderCheckout", **order, currency="usd", lines=lines)["checkout"]
+    assert checkout["amount_cents"] == "998"
+    expired = payments.call(service, "ExpireOrderCheckout", **order)["checkout"]
+    assert expired["status"] == "CHECKOUT_STATUS_EXPIRED"
+
+
+def _hold(wallet: Outsider, user: str) -> None:
+    service = "aishop.wallet.v1.WalletService"
+    assert wallet.call(service, "GetProfile", user_id=user)["profile"]["points"] == "0"
+    assert wallet.call(service, "ListTransactions", user_id=user)["items"] == []
+    order = {"user_id": user, "order_id": str(uuid4())}
+    with pytest.raises(grpc.RpcError) as refused:
+        wallet.call(service, "ReservePoints", **order, points=1)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    captured = wallet.call(service, "CapturePoints", captures=[order])["results"]
+    assert captured == [{"order_id": order["order_id"], "outcome": "CAPTURE_OUTCOME_NOT_FOUND"}]
+    assert wallet.call(service, "ReleasePoints", **order)["status"] == "HOLD_STATUS_RELEASED"
+    with pytest.raises(grpc.RpcError) as nothing:
+        wallet.call(service, "RefundOrderPoints", **order, refund_id=str(uuid4()), points=1, reason="x")
+    assert nothing.value.code() in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND)

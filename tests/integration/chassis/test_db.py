@@ -66,25 +66,29 @@ async def test_both_kinds_of_transaction_share_one_pool(url: str, database: Data
     assert rows(url, used) == [(1,)]
 
 
-async def test_after_the_server_hung_up_the_next_but_one_works(url: str, database: Database) -> None:
-    async with database.worker_sql() as connection:
-        await connection.execute("SELECT 1")
-    write(
-        url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test-worker'"
-    )
+async def _fill_pool(database: Database) -> None:
+    async with database.worker_sql(), database.worker_sql():
+        pass
+
+
+async def test_a_server_that_hung_up_costs_one_failure_not_one_per_connection(
+    url: str, database: Database
+) -> None:
+    await _fill_pool(database)
+    write(url, _HANG_UP)
     with pytest.raises(psycopg.OperationalError):
         async with database.worker_sql() as connection:
             await connection.execute("SELECT 1")
-    async with database.worker_sql() as connection:
-        await _effect(connection, "after")
-    write(
-        url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test-worker'"
-    )
+    async with database.worker_sql() as one, database.worker_sql() as two:
+        await _effect(one, "after")
+        await _effect(two, "after")
+    write(url, _HANG_UP)
     with pytest.raises(DBAPIError):
         async with database.worker() as core:
             await core.execute(text("SELECT 1"))
-    async with database.worker() as core:
-        assert await core.scalar(text("SELECT count(*) FROM effects")) == 1
+    async with database.worker() as core, database.worker() as other:
+        assert await core.scalar(text("SELECT count(*) FROM effects")) == 2
+        assert await other.scalar(text("SELECT 1")) == 1
 
 
 async def test_a_request_does_not_wait_for_ever_for_a_lock(url: str, database: Database) -> None:

@@ -78,3 +78,59 @@ async def test_fifty_checkouts_at_once_on_a_balance_for_ten_make_ten_orders(
         "completed": _AFFORDABLE + 1,
         "failed": _BUYERS - _AFFORDABLE,
     }
+
+
+async def test_twenty_clicks_on_one_cart_buy_it_once(stack: RunningStack, customer: Customer) -> None:
+    image = (await customer.read("/api/products"))["items"][0]
+    await customer.top_up("premium")
+    await customer.http.put(f"/api/cart/items/{image['id']}", json={"quantity": 1})
+    answers = await asyncio.gather(*(customer.buy("points") for _ in range(20)))
+    bought = {answer.json()["orderId"] for answer in answers if answer.status_code == 201}
+    assert len(bought) == 1
+    refused = {answer.json()["code"] for answer in answers if answer.status_code != 201}
+    assert refused <= {"cart_empty", "request_in_flight"}
+    profile = await until(customer.profile, lambda profile: profile["pointsHeld"] == 0)
+    assert profile["points"] == 550 - image["pricePoints"]
+    assert (await customer.read("/api/cart"))["items"] == []
+
+
+async def test_twenty_copies_of_one_request_are_one_order(stack: RunningStack, customer: Customer) -> None:
+    image = (await customer.read("/api/products"))["items"][0]
+    await customer.top_up("premium")
+    items = [{"productId": image["id"], "quantity": 1}]
+    answers = await asyncio.gather(*(customer.buy("points", key="one", items=items) for _ in range(20)))
+    assert len({answer.json()["orderId"] for answer in answers}) == 1
+    assert Counter(answer.status_code for answer in answers).keys() <= {201, 409}
+    assert len((await customer.read("/api/orders"))["items"]) == 1
+    profile = await until(customer.profile, lambda profile: profile["pointsHeld"] == 0)
+    assert profile["points"] == 550 - image["pricePoints"]
+
+
+async def test_fifty_buyers_of_the_last_piece_buy_it_once(stack: RunningStack, customer: Customer) -> None:
+    limited = (await customer.read("/api/products"))["items"][0]
+    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
+        [(last,)] = connection.execute(
+            "INSERT INTO products (title, price_cents, price_points, currency, asset_key)"
+            " VALUES ('The last one', 500, 10, 'usd', 'x') RETURNING id"
+        ).fetchall()
+        connection.execute(
+            "INSERT INTO product_inventory (product_id, stock_quantity) VALUES (%s, 1)", (last,)
+        )
+        connection.execute(
+            "INSERT INTO stock_movements (product_id, delta, reason, actor) VALUES (%s, 1, 'received', 'test')",
+            (last,),
+        )
+    await customer.top_up("premium")
+    # Two lines, so that a refused order must give the other one's stock back.
+    items = [{"productId": str(last), "quantity": 1}, {"productId": limited["id"], "quantity": 1}]
+    methods = ["points", "stripe"] * (_BUYERS // 2)
+    answers = await asyncio.gather(*(customer.buy(method, items=items) for method in methods))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: _BUYERS - 1}
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"out_of_stock"}
+    stock = _rows(
+        stack,
+        "orders",
+        "SELECT stock_quantity - reserved_quantity FROM product_inventory WHERE product_id = %s",
+        last,
+    )
+    assert stock == [(0,)]

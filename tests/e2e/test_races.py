@@ -117,11 +117,12 @@ async def test_fifty_buyers_of_the_last_piece_buy_it_once(stack: RunningStack, c
             "INSERT INTO product_inventory (product_id, stock_quantity) VALUES (%s, 1)", (last,)
         )
         connection.execute(
-            "INSERT INTO stock_movements (product_id, delta, reason, actor) VALUES (%s, 1, 'received', 'test')",
+            "INSERT INTO stock_movements (product_id, delta, reason, actor)"
+            " VALUES (%s, 1, 'received', 'test')",
             (last,),
         )
     await customer.top_up("premium")
-    # Two lines, so that a refused order must give the other one's stock back.
+    # Two lines, so that a refused order must not keep the other one's stock.
     items = [{"productId": str(last), "quantity": 1}, {"productId": limited["id"], "quantity": 1}]
     methods = ["points", "stripe"] * (_BUYERS // 2)
     answers = await asyncio.gather(*(customer.buy(method, items=items) for method in methods))

@@ -65,13 +65,14 @@ async def _lock_cart(connection: AsyncConnection, user_id: UUID, expected_versio
     )
     version = raised.scalar_one_or_none()
     if version is None:
-        created = insert(carts).values(user_id=user_id)
-        await connection.execute(
-            created.on_conflict_do_update(
-                index_elements=[carts.c.user_id], set_={"version": carts.c.version + 1}
-            )
+        # A twin may have created it meanwhile.
+        created = await connection.execute(
+            insert(carts)
+            .values(user_id=user_id)
+            .on_conflict_do_update(index_elements=[carts.c.user_id], set_={"version": carts.c.version + 1})
+            .returning(carts.c.version)
         )
-        version = 1
+        version = created.scalar_one()
     if expected_version is not None and expected_version != version - 1:
         raise errors.cart_changed(version - 1)
 

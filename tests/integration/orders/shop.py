@@ -1,0 +1,282 @@
+"""A running orders service with what it needs beside it, and what the tests do with it and see of it."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from google.protobuf.message import Message
+from nats.js import JetStreamContext
+from psycopg.rows import dict_row
+
+from deploy.local.parts import ROOT
+from deploy.local.ports import busy
+from protos.events.v1 import events_pb2
+from protos.orders.v1 import orders_pb2 as pb
+from protos.orders.v1 import orders_pb2_grpc
+from services.chassis import grpc_client
+from tests.integration.orders.payments_double import PaymentsDouble
+from tests.integration.orders.smtp_server import SmtpServer
+from tests.integration.wallet.client import KEY, Wallet
+from tests.support.servers import Servers
+
+POINTS, STRIPE = pb.PAYMENT_METHOD_POINTS, pb.PAYMENT_METHOD_STRIPE
+LEASE_SECONDS = 3
+Lines = dict[UUID, int]
+
+
+def free_port() -> int:
+    """Below the ephemeral range, where a client that retries could be handed the very port it calls."""
+    return next(port for port in random.sample(range(18_000, 30_000), 100) if not busy([port]))
+
+
+async def query(url: str, statement: str, *parameters: object) -> list[dict[str, Any]]:
+    async with await psycopg.AsyncConnection.connect(
+        url, row_factory=dict_row, autocommit=True
+    ) as connection:
+        cursor = await connection.execute(statement.encode(), parameters)
+        return await cursor.fetchall() if cursor.description else []
+
+
+@dataclass(frozen=True)
+class RunningWallet:
+    """The real wallet beside orders."""
+
+    process: "subprocess.Popen[bytes]"
+    address: str
+    client: Wallet
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It stands still: calls get no answer, and take effect, if they do, when it goes on."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class OrdersProcess:
+    """Starts orders' own process."""
+
+    servers: Servers
+    logs: Path
+    wallet_target: str
+    payments_target: str
+    smtp_url: str
+
+    @contextmanager
+    def running(self, **more: str) -> Iterator["tuple[subprocess.Popen[bytes], str]"]:
+        """The process and its address, not yet ready; stopped at the end if it still runs."""
+        address = f"127.0.0.1:{free_port()}"
+        environment = os.environ | {
+            "DATABASE_APP_URL": self.servers.url("orders", "app"),
+            "DATABASE_WORKER_URL": self.servers.url("orders", "worker"),
+            "NATS_URL": self.servers.nats_url,
+            "DATA_ENCRYPTION_KEYS": f"test:{KEY}",
+            "WALLET_TARGET": self.wallet_target,
+            "PAYMENTS_TARGET": self.payments_target,
+            "SMTP_URL": self.smtp_url,
+            "MAIL_FROM": "shop@aishop.test",
+            "SAGA_LEASE_SECONDS": str(LEASE_SECONDS),
+            "GRPC_LISTEN": address,
+            **more,
+        }
+        command = [sys.executable, "-m", "services.orders"]
+        with (self.logs / "orders.log").open("ab") as log:
+            process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=log)
+        try:
+            yield process, address
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(15)
+
+
+@dataclass
+class Shop:
+    """What the tests do with a running orders service."""
+
+    address: str
+    admin_url: str
+    wallet: Wallet
+    payments: PaymentsDouble
+    smtp: SmtpServer
+    jetstream: JetStreamContext
+    catalog: "orders_pb2_grpc.CatalogServiceAsyncStub"
+    carts: "orders_pb2_grpc.CartServiceAsyncStub"
+    orders: "orders_pb2_grpc.OrdersServiceAsyncStub"
+
+    async def sql(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        """Runs as the superuser, who reads past row-level security."""
+        return await query(self.admin_url, statement, *parameters)
+
+    async def until(self, statement: str, *parameters: object, seconds: float = 20) -> list[dict[str, Any]]:
+        """Waits until the query finds rows."""
+        async with asyncio.timeout(seconds):
+            while not (rows := await self.sql(statement, *parameters)):
+                await asyncio.sleep(0.02)
+        return rows
+
+    async def product(
+        self, *, stock: int | None = 100, points: int = 50, cents: int = 500, active: bool = True
+    ) -> UUID:
+        """A new picture with stock that was received."""
+        [row] = await self.sql(
+            "INSERT INTO products (title, price_cents, price_points, currency, asset_key, active)"
+            " VALUES ('Picture', %s, %s, 'usd', 'x', %s) RETURNING id",
+            cents,
+            points,
+            active,
+        )
+        product_id: UUID = row["id"]
+        await self.sql(
+            "INSERT INTO product_inventory (product_id, stock_quantity) VALUES (%s, %s)", product_id, stock
+        )
+        if stock:
+            await self.sql(
+                "INSERT INTO stock_movements (product_id, delta, reason, actor)"
+                " VALUES (%s, %s, 'received', 'test')",
+                product_id,
+                stock,
+            )
+        return product_id
+
+    async def restock(self, product_id: UUID, pieces: int) -> None:
+        await self.sql(
+            "WITH moved AS (INSERT INTO stock_movements (product_id, delta, reason, actor)"
+            " VALUES (%s, %s, 'received', 'test') RETURNING product_id, delta)"
+            " UPDATE product_inventory i SET stock_quantity = stock_quantity + delta FROM moved"
+            " WHERE i.product_id = moved.product_id",
+            product_id,
+            pieces,
+        )
+
+    async def stock(self, product_id: UUID) -> tuple[int, int]:
+        """In stock and reserved; asserts that stock is the sum of its movements (I9)."""
+        [row] = await self.sql(
+            "SELECT stock_quantity, reserved_quantity, coalesce(sum(delta), 0) AS moved"
+            " FROM product_inventory i LEFT JOIN stock_movements m USING (product_id)"
+            " WHERE product_id = %s GROUP BY i.product_id",
+            product_id,
+        )
+        assert row["stock_quantity"] == row["moved"]
+        return row["stock_quantity"], row["reserved_quantity"]
+
+    async def put(self, user_id: UUID, product_id: UUID, quantity: int, **more: Any) -> pb.Cart:
+        request = pb.SetCartItemRequest(
+            user_id=str(user_id), product_id=str(product_id), quantity=quantity, **more
+        )
+        return (await self.carts.SetCartItem(request)).cart
+
+    async def cart(self, user_id: UUID) -> tuple[int, Lines]:
+        """Version and lines."""
+        cart = (await self.carts.GetCart(pb.GetCartRequest(user_id=str(user_id)))).cart
+        return cart.version, {UUID(item.product_id): item.quantity for item in cart.items}
+
+    async def place(
+        self,
+        user_id: UUID,
+        items: Lines | None = None,
+        *,
+        method: "pb.PaymentMethod.ValueType" = POINTS,
+        key: str | None = None,
+        email: str = "",
+    ) -> pb.Order:
+        """Buys items, or the cart."""
+        request = pb.PlaceOrderRequest(
+            user_id=str(user_id),
+            email=email,
+            idempotency_key=key or str(uuid4()),
+            payment_method=method,
+            items=[pb.CartLine(product_id=str(id), quantity=count) for id, count in (items or {}).items()],
+        )
+        return (await self.orders.PlaceOrder(request)).order
+
+    async def get(self, user_id: UUID, order_id: str) -> pb.Order:
+        request = pb.GetOrderRequest(user_id=str(user_id), order_id=order_id)
+        return (await self.orders.GetOrder(request)).order
+
+    async def cancel(self, user_id: UUID, order_id: str) -> pb.Order:
+        request = pb.CancelOrderRequest(user_id=str(user_id), order_id=order_id)
+        return (await self.orders.CancelOrder(request)).order
+
+    async def becomes(self, order_id: str, status: str, *, seconds: float = 20) -> dict[str, Any]:
+        """Waits for an order's status; returns its row."""
+        rows = await self.until(
+            "SELECT * FROM orders WHERE id = %s AND status = %s", order_id, status, seconds=seconds
+        )
+        return rows[0]
+
+    async def row(self, order_id: str) -> dict[str, Any]:
+        [row] = await self.sql("SELECT * FROM orders WHERE id = %s", order_id)
+        return row
+
+    async def run_ends(self, order_id: str, status: str, *, seconds: float = 20) -> dict[str, Any]:
+        """Waits until the order's run ended so; returns its row."""
+        rows = await self.until(
+            "SELECT * FROM saga_runs WHERE order_id = %s AND status = %s", order_id, status, seconds=seconds
+        )
+        return rows[0]
+
+    async def history(self, order_id: str) -> list[tuple[str | None, str, str, str]]:
+        rows = await self.sql("SELECT * FROM order_history WHERE order_id = %s ORDER BY id", order_id)
+        return [(row["from_status"], row["to_status"], row["actor"], row["reason"]) for row in rows]
+
+    async def facts(self, order_id: str) -> list[Message]:
+        """What the outbox says of an order."""
+        kinds = {"completed": events_pb2.OrderCompleted}
+        rows = await self.sql(
+            "SELECT subject, payload FROM outbox WHERE position(%s in payload) > 0 ORDER BY id",
+            order_id.encode(),
+        )
+        return [
+            kinds.get(row["subject"].rpartition(".")[2], events_pb2.OrderEnded).FromString(row["payload"])
+            for row in rows
+        ]
+
+    async def publish(self, subject: str, event: Message, *, wait: bool = True) -> UUID:
+        """Publishes a fact; waits until orders has dealt with it."""
+        message_id = uuid4()
+        headers = {"Nats-Msg-Id": str(message_id)}
+        await self.jetstream.publish(subject, event.SerializeToString(), headers=headers)
+        if wait:
+            await self.until("SELECT 1 FROM inbox WHERE message_id = %s", message_id)
+        return message_id
+
+
+@asynccontextmanager
+async def connected(
+    address: str,
+    servers: Servers,
+    *,
+    wallet: Wallet,
+    payments: PaymentsDouble,
+    smtp: SmtpServer,
+    jetstream: JetStreamContext,
+) -> AsyncIterator[Shop]:
+    """A client of an orders service that is starting."""
+    async with grpc_client.channel(address) as channel:
+        async with asyncio.timeout(20):
+            await channel.channel_ready()
+        yield Shop(
+            address,
+            servers.admin_url("orders"),
+            wallet,
+            payments,
+            smtp,
+            jetstream,
+            orders_pb2_grpc.CatalogServiceStub(channel),
+            orders_pb2_grpc.CartServiceStub(channel),
+            orders_pb2_grpc.OrdersServiceStub(channel),
+        )

@@ -1,0 +1,56 @@
+"""A real SMTP server inside the test, that can be away, slow to greet, or refuse."""
+
+import asyncio
+import email
+from email.message import Message
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+
+class SmtpServer:
+    """Keeps what it was sent. aiosmtpd calls the `handle_` methods."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.received: list[Message] = []
+        self.refusing = False
+        self._server: asyncio.Server | None = None
+        self._transports: set[asyncio.BaseTransport] = set()
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.get_running_loop().create_server(self._protocol, "127.0.0.1", self.port)
+
+    async def stop(self) -> None:
+        """Nobody listens any more, and open connections are cut."""
+        if self._server is not None:
+            self._server.close()
+            for transport in self._transports:
+                transport.close()
+            self._transports.clear()
+            await self._server.wait_closed()
+            self._server = None
+
+    def ids(self, order_id: str) -> list[str]:
+        """The Message-IDs of the mails about an order, one per mail."""
+        return [mail["Message-ID"] for mail in self.received if order_id in mail["Message-ID"]]
+
+    def _protocol(self) -> SMTP:
+        transports = self._transports
+
+        class Connection(SMTP):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                transports.add(transport)
+                super().connection_made(transport)
+
+        return Connection(self, enable_SMTPUTF8=True, loop=asyncio.get_running_loop())
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+        if self.refusing:
+            return "451 try again later"
+        assert isinstance(envelope.content, bytes)
+        self.received.append(email.message_from_bytes(envelope.content))
+        return "250 kept"

@@ -44,6 +44,52 @@ ORDER_CHECKOUT_STATE_FAILED: OrderCheckoutState.ValueType  # 4
 """A delayed payment failed for good."""
 Global___OrderCheckoutState: _TypeAlias = OrderCheckoutState  # noqa: Y015
 
+class _DisputeState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DisputeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisputeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISPUTE_STATE_UNSPECIFIED: _DisputeState.ValueType  # 0
+    DISPUTE_STATE_NONE: _DisputeState.ValueType  # 1
+    """Never disputed, or only inquired about (`warning_*`), which moves nothing."""
+    DISPUTE_STATE_OPEN: _DisputeState.ValueType  # 2
+    """The bank holds the money until it has decided."""
+    DISPUTE_STATE_WON: _DisputeState.ValueType  # 3
+    DISPUTE_STATE_LOST: _DisputeState.ValueType  # 4
+
+class DisputeState(_DisputeState, metaclass=_DisputeStateEnumTypeWrapper): ...
+
+DISPUTE_STATE_UNSPECIFIED: DisputeState.ValueType  # 0
+DISPUTE_STATE_NONE: DisputeState.ValueType  # 1
+"""Never disputed, or only inquired about (`warning_*`), which moves nothing."""
+DISPUTE_STATE_OPEN: DisputeState.ValueType  # 2
+"""The bank holds the money until it has decided."""
+DISPUTE_STATE_WON: DisputeState.ValueType  # 3
+DISPUTE_STATE_LOST: DisputeState.ValueType  # 4
+Global___DisputeState: _TypeAlias = DisputeState  # noqa: Y015
+
+class _RefundState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefundStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefundState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUND_STATE_UNSPECIFIED: _RefundState.ValueType  # 0
+    REFUND_STATE_PENDING: _RefundState.ValueType  # 1
+    REFUND_STATE_SUCCEEDED: _RefundState.ValueType  # 2
+    REFUND_STATE_FAILED: _RefundState.ValueType  # 3
+    REFUND_STATE_CANCELED: _RefundState.ValueType  # 4
+
+class RefundState(_RefundState, metaclass=_RefundStateEnumTypeWrapper): ...
+
+REFUND_STATE_UNSPECIFIED: RefundState.ValueType  # 0
+REFUND_STATE_PENDING: RefundState.ValueType  # 1
+REFUND_STATE_SUCCEEDED: RefundState.ValueType  # 2
+REFUND_STATE_FAILED: RefundState.ValueType  # 3
+REFUND_STATE_CANCELED: RefundState.ValueType  # 4
+Global___RefundState: _TypeAlias = RefundState  # noqa: Y015
+
 @_typing.final
 class PointsGrantChanged(_message.Message):
     """Facts on NATS JetStream. The subject names the fact, `<service>.<noun>.<past_verb>`; headers carry
@@ -130,6 +176,93 @@ class OrderCheckoutChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderCheckoutChanged: _TypeAlias = OrderCheckoutChanged  # noqa: Y015
+
+@_typing.final
+class PaymentChanged(_message.Message):
+    """payments.payment.changed: how much of an order's payment is left. Versions rise; older ones are void."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    AMOUNT_CENTS_FIELD_NUMBER: _builtins.int
+    REFUNDED_CENTS_FIELD_NUMBER: _builtins.int
+    DISPUTED_CENTS_FIELD_NUMBER: _builtins.int
+    DISPUTE_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    order_id: _builtins.str
+    user_id: _builtins.str
+    version: _builtins.int
+    amount_cents: _builtins.int
+    refunded_cents: _builtins.int
+    """Refunds that succeeded or are on their way, whoever asked for them."""
+    disputed_cents: _builtins.int
+    """Disputed and not won."""
+    dispute: Global___DisputeState.ValueType
+    currency: _builtins.str
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        amount_cents: _builtins.int = ...,
+        refunded_cents: _builtins.int = ...,
+        disputed_cents: _builtins.int = ...,
+        dispute: Global___DisputeState.ValueType = ...,
+        currency: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "currency", b"currency", "dispute", b"dispute", "disputed_cents", b"disputed_cents", "order_id", b"order_id", "payment_id", b"payment_id", "refunded_cents", b"refunded_cents", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentChanged: _TypeAlias = PaymentChanged  # noqa: Y015
+
+@_typing.final
+class RefundChanged(_message.Message):
+    """payments.refund.changed: what became of a refund that orders asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    AMOUNT_CENTS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    refund_id: _builtins.str
+    """The id that orders chose."""
+    order_id: _builtins.str
+    version: _builtins.int
+    amount_cents: _builtins.int
+    currency: _builtins.str
+    state: Global___RefundState.ValueType
+    failure_reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        refund_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        amount_cents: _builtins.int = ...,
+        currency: _builtins.str = ...,
+        state: Global___RefundState.ValueType = ...,
+        failure_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "currency", b"currency", "failure_reason", b"failure_reason", "order_id", b"order_id", "refund_id", b"refund_id", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundChanged: _TypeAlias = RefundChanged  # noqa: Y015
 
 @_typing.final
 class HoldOverdue(_message.Message):

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PaymentsServiceStub:
-    """Points packages and Stripe Checkout. Amounts are minor units of the shop's currency.
+    """Points packages, plans, Stripe Checkout, subscriptions and refunds. Amounts are minor units of the shop's
+    currency.
     """
 
     def __init__(self, channel):
@@ -60,10 +61,46 @@ class PaymentsServiceStub:
                 request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ExpireOrderCheckoutRequest.SerializeToString,
                 response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ExpireOrderCheckoutResponse.FromString,
                 _registered_method=True)
+        self.ListPlans = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/ListPlans',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListPlansRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListPlansResponse.FromString,
+                _registered_method=True)
+        self.CreateSubscriptionCheckout = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/CreateSubscriptionCheckout',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateSubscriptionCheckoutRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateSubscriptionCheckoutResponse.FromString,
+                _registered_method=True)
+        self.ListSubscriptions = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/ListSubscriptions',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListSubscriptionsRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListSubscriptionsResponse.FromString,
+                _registered_method=True)
+        self.GetSubscription = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/GetSubscription',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetSubscriptionRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/CancelSubscription',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CreateRefund = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/CreateRefund',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateRefundRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateRefundResponse.FromString,
+                _registered_method=True)
+        self.GetRefund = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/GetRefund',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentsServiceServicer:
-    """Points packages and Stripe Checkout. Amounts are minor units of the shop's currency.
+    """Points packages, plans, Stripe Checkout, subscriptions and refunds. Amounts are minor units of the shop's
+    currency.
     """
 
     def ListPackages(self, request, context):
@@ -103,6 +140,61 @@ class PaymentsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPlans(self, request, context):
+        """What a subscription gives and costs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSubscriptionCheckout(self, request, context):
+        """Opens a Stripe Checkout Session in subscription mode. Idempotent by (user_id, idempotency_key).
+        NOT_FOUND PLAN_NOT_FOUND; ABORTED SUBSCRIPTION_EXISTS {subscription_id} while the user has a live one of
+        that plan. Once paid, the subscription's id is the checkout's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSubscriptions(self, request, context):
+        """The user's subscriptions, newest first, by keyset cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSubscription(self, request, context):
+        """One subscription of this user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends a subscription at the end of the period that is paid for. Idempotent.
+        NOT_FOUND SUBSCRIPTION_NOT_FOUND; UNAVAILABLE while Stripe has not confirmed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRefund(self, request, context):
+        """Gives money of an order's payment back. Idempotent by refund_id; all refunds together never exceed what
+        was paid. NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION REFUND_EXCEEDS_PAYMENT {requested, refundable};
+        ABORTED PAYMENT_DISPUTED | REFUND_MISMATCH. The answer may still be CREATING or PENDING: follow it with
+        GetRefund or by payments.refund.changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRefund(self, request, context):
+        """One refund, by the id it was asked for under.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +223,41 @@ def add_PaymentsServiceServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ExpireOrderCheckoutRequest.FromString,
                     response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ExpireOrderCheckoutResponse.SerializeToString,
             ),
+            'ListPlans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlans,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListPlansRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListPlansResponse.SerializeToString,
+            ),
+            'CreateSubscriptionCheckout': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSubscriptionCheckout,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateSubscriptionCheckoutRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateSubscriptionCheckoutResponse.SerializeToString,
+            ),
+            'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubscriptions,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListSubscriptionsRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListSubscriptionsResponse.SerializeToString,
+            ),
+            'GetSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubscription,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetSubscriptionRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetSubscriptionResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'CreateRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRefund,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateRefundRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.CreateRefundResponse.SerializeToString,
+            ),
+            'GetRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRefund,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'aishop.payments.v1.PaymentsService', rpc_method_handlers)
@@ -140,7 +267,8 @@ def add_PaymentsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PaymentsService:
-    """Points packages and Stripe Checkout. Amounts are minor units of the shop's currency.
+    """Points packages, plans, Stripe Checkout, subscriptions and refunds. Amounts are minor units of the shop's
+    currency.
     """
 
     @staticmethod
@@ -268,6 +396,540 @@ class PaymentsService:
             '/aishop.payments.v1.PaymentsService/ExpireOrderCheckout',
             protos_dot_payments_dot_v1_dot_payments__pb2.ExpireOrderCheckoutRequest.SerializeToString,
             protos_dot_payments_dot_v1_dot_payments__pb2.ExpireOrderCheckoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/ListPlans',
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListPlansRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSubscriptionCheckout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/CreateSubscriptionCheckout',
+            protos_dot_payments_dot_v1_dot_payments__pb2.CreateSubscriptionCheckoutRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.CreateSubscriptionCheckoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/ListSubscriptions',
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListSubscriptionsRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/GetSubscription',
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetSubscriptionRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/CancelSubscription',
+            protos_dot_payments_dot_v1_dot_payments__pb2.CancelSubscriptionRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/CreateRefund',
+            protos_dot_payments_dot_v1_dot_payments__pb2.CreateRefundRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.CreateRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/GetRefund',
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class PaymentsOperatorServiceStub:
+    """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
+    log with its actor and reason.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListStripeEvents = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/ListStripeEvents',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListStripeEventsRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListStripeEventsResponse.FromString,
+                _registered_method=True)
+        self.GetStripeEvent = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/GetStripeEvent',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetStripeEventRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetStripeEventResponse.FromString,
+                _registered_method=True)
+        self.ReplayStripeEvents = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/ReplayStripeEvents',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantine = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/ListQuarantine',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListQuarantineRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListQuarantineResponse.FromString,
+                _registered_method=True)
+        self.ResolveQuarantine = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/ResolveQuarantine',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ResolveQuarantineRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ResolveQuarantineResponse.FromString,
+                _registered_method=True)
+        self.StartReconciliation = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/StartReconciliation',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.StartReconciliationRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.StartReconciliationResponse.FromString,
+                _registered_method=True)
+        self.GetReconciliation = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/GetReconciliation',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationResponse.FromString,
+                _registered_method=True)
+
+
+class PaymentsOperatorServiceServicer:
+    """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
+    log with its actor and reason.
+    """
+
+    def ListStripeEvents(self, request, context):
+        """Stripe's events as they were received, newest first, by keyset cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStripeEvent(self, request, context):
+        """One event with its payload and what it caused. NOT_FOUND STRIPE_EVENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayStripeEvents(self, request, context):
+        """Handles events once more, at most 1000 in a call; effects that exist are not made again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantine(self, request, context):
+        """Money that came and fits nothing, newest first, by keyset cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveQuarantine(self, request, context):
+        """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
+        QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
+        what was bought, or the order has its payment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartReconciliation(self, request, context):
+        """Asks for a comparison with Stripe from `since` on; it runs in the background.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReconciliation(self, request, context):
+        """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PaymentsOperatorServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListStripeEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStripeEvents,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListStripeEventsRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListStripeEventsResponse.SerializeToString,
+            ),
+            'GetStripeEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStripeEvent,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetStripeEventRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetStripeEventResponse.SerializeToString,
+            ),
+            'ReplayStripeEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayStripeEvents,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsResponse.SerializeToString,
+            ),
+            'ListQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantine,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListQuarantineRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListQuarantineResponse.SerializeToString,
+            ),
+            'ResolveQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveQuarantine,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ResolveQuarantineRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ResolveQuarantineResponse.SerializeToString,
+            ),
+            'StartReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartReconciliation,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.StartReconciliationRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.StartReconciliationResponse.SerializeToString,
+            ),
+            'GetReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReconciliation,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'aishop.payments.v1.PaymentsOperatorService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('aishop.payments.v1.PaymentsOperatorService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PaymentsOperatorService:
+    """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
+    log with its actor and reason.
+    """
+
+    @staticmethod
+    def ListStripeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/ListStripeEvents',
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListStripeEventsRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListStripeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStripeEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/GetStripeEvent',
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetStripeEventRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetStripeEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayStripeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/ReplayStripeEvents',
+            protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/ListQuarantine',
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListQuarantineRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.ListQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/ResolveQuarantine',
+            protos_dot_payments_dot_v1_dot_payments__pb2.ResolveQuarantineRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.ResolveQuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/StartReconciliation',
+            protos_dot_payments_dot_v1_dot_payments__pb2.StartReconciliationRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.StartReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/GetReconciliation',
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationResponse.FromString,
             options,
             channel_credentials,
             insecure,

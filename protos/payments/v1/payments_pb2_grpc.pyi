@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PaymentsServiceStub:
-    """Points packages and Stripe Checkout. Amounts are minor units of the shop's currency."""
+    """Points packages, plans, Stripe Checkout, subscriptions and refunds. Amounts are minor units of the shop's
+    currency.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,10 +49,35 @@ class PaymentsServiceStub:
     """Ends the checkout of an order for good: the answer says whether it was expired, paid or is being paid.
     Idempotent by order_id; an order that payments never saw is remembered as expired (a tombstone).
     """
+    ListPlans: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListPlansRequest, _payments_pb2.ListPlansResponse]
+    """What a subscription gives and costs."""
+    CreateSubscriptionCheckout: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CreateSubscriptionCheckoutRequest, _payments_pb2.CreateSubscriptionCheckoutResponse]
+    """Opens a Stripe Checkout Session in subscription mode. Idempotent by (user_id, idempotency_key).
+    NOT_FOUND PLAN_NOT_FOUND; ABORTED SUBSCRIPTION_EXISTS {subscription_id} while the user has a live one of
+    that plan. Once paid, the subscription's id is the checkout's.
+    """
+    ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListSubscriptionsRequest, _payments_pb2.ListSubscriptionsResponse]
+    """The user's subscriptions, newest first, by keyset cursor."""
+    GetSubscription: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetSubscriptionRequest, _payments_pb2.GetSubscriptionResponse]
+    """One subscription of this user."""
+    CancelSubscription: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CancelSubscriptionRequest, _payments_pb2.CancelSubscriptionResponse]
+    """Ends a subscription at the end of the period that is paid for. Idempotent.
+    NOT_FOUND SUBSCRIPTION_NOT_FOUND; UNAVAILABLE while Stripe has not confirmed.
+    """
+    CreateRefund: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CreateRefundRequest, _payments_pb2.CreateRefundResponse]
+    """Gives money of an order's payment back. Idempotent by refund_id; all refunds together never exceed what
+    was paid. NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION REFUND_EXCEEDS_PAYMENT {requested, refundable};
+    ABORTED PAYMENT_DISPUTED | REFUND_MISMATCH. The answer may still be CREATING or PENDING: follow it with
+    GetRefund or by payments.refund.changed.
+    """
+    GetRefund: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetRefundRequest, _payments_pb2.GetRefundResponse]
+    """One refund, by the id it was asked for under."""
 
 @_typing.type_check_only
 class PaymentsServiceAsyncStub(PaymentsServiceStub):
-    """Points packages and Stripe Checkout. Amounts are minor units of the shop's currency."""
+    """Points packages, plans, Stripe Checkout, subscriptions and refunds. Amounts are minor units of the shop's
+    currency.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPackages: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPackagesRequest, _payments_pb2.ListPackagesResponse]  # type: ignore[assignment]
@@ -67,9 +94,34 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
     """Ends the checkout of an order for good: the answer says whether it was expired, paid or is being paid.
     Idempotent by order_id; an order that payments never saw is remembered as expired (a tombstone).
     """
+    ListPlans: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPlansRequest, _payments_pb2.ListPlansResponse]  # type: ignore[assignment]
+    """What a subscription gives and costs."""
+    CreateSubscriptionCheckout: _aio.UnaryUnaryMultiCallable[_payments_pb2.CreateSubscriptionCheckoutRequest, _payments_pb2.CreateSubscriptionCheckoutResponse]  # type: ignore[assignment]
+    """Opens a Stripe Checkout Session in subscription mode. Idempotent by (user_id, idempotency_key).
+    NOT_FOUND PLAN_NOT_FOUND; ABORTED SUBSCRIPTION_EXISTS {subscription_id} while the user has a live one of
+    that plan. Once paid, the subscription's id is the checkout's.
+    """
+    ListSubscriptions: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListSubscriptionsRequest, _payments_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
+    """The user's subscriptions, newest first, by keyset cursor."""
+    GetSubscription: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetSubscriptionRequest, _payments_pb2.GetSubscriptionResponse]  # type: ignore[assignment]
+    """One subscription of this user."""
+    CancelSubscription: _aio.UnaryUnaryMultiCallable[_payments_pb2.CancelSubscriptionRequest, _payments_pb2.CancelSubscriptionResponse]  # type: ignore[assignment]
+    """Ends a subscription at the end of the period that is paid for. Idempotent.
+    NOT_FOUND SUBSCRIPTION_NOT_FOUND; UNAVAILABLE while Stripe has not confirmed.
+    """
+    CreateRefund: _aio.UnaryUnaryMultiCallable[_payments_pb2.CreateRefundRequest, _payments_pb2.CreateRefundResponse]  # type: ignore[assignment]
+    """Gives money of an order's payment back. Idempotent by refund_id; all refunds together never exceed what
+    was paid. NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION REFUND_EXCEEDS_PAYMENT {requested, refundable};
+    ABORTED PAYMENT_DISPUTED | REFUND_MISMATCH. The answer may still be CREATING or PENDING: follow it with
+    GetRefund or by payments.refund.changed.
+    """
+    GetRefund: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetRefundRequest, _payments_pb2.GetRefundResponse]  # type: ignore[assignment]
+    """One refund, by the id it was asked for under."""
 
 class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Points packages and Stripe Checkout. Amounts are minor units of the shop's currency."""
+    """Points packages, plans, Stripe Checkout, subscriptions and refunds. Amounts are minor units of the shop's
+    currency.
+    """
 
     @_abc_1.abstractmethod
     def ListPackages(
@@ -115,4 +167,187 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         Idempotent by order_id; an order that payments never saw is remembered as expired (a tombstone).
         """
 
+    @_abc_1.abstractmethod
+    def ListPlans(
+        self,
+        request: _payments_pb2.ListPlansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListPlansResponse, _abc.Awaitable[_payments_pb2.ListPlansResponse]]:
+        """What a subscription gives and costs."""
+
+    @_abc_1.abstractmethod
+    def CreateSubscriptionCheckout(
+        self,
+        request: _payments_pb2.CreateSubscriptionCheckoutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.CreateSubscriptionCheckoutResponse, _abc.Awaitable[_payments_pb2.CreateSubscriptionCheckoutResponse]]:
+        """Opens a Stripe Checkout Session in subscription mode. Idempotent by (user_id, idempotency_key).
+        NOT_FOUND PLAN_NOT_FOUND; ABORTED SUBSCRIPTION_EXISTS {subscription_id} while the user has a live one of
+        that plan. Once paid, the subscription's id is the checkout's.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSubscriptions(
+        self,
+        request: _payments_pb2.ListSubscriptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListSubscriptionsResponse, _abc.Awaitable[_payments_pb2.ListSubscriptionsResponse]]:
+        """The user's subscriptions, newest first, by keyset cursor."""
+
+    @_abc_1.abstractmethod
+    def GetSubscription(
+        self,
+        request: _payments_pb2.GetSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.GetSubscriptionResponse, _abc.Awaitable[_payments_pb2.GetSubscriptionResponse]]:
+        """One subscription of this user."""
+
+    @_abc_1.abstractmethod
+    def CancelSubscription(
+        self,
+        request: _payments_pb2.CancelSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.CancelSubscriptionResponse, _abc.Awaitable[_payments_pb2.CancelSubscriptionResponse]]:
+        """Ends a subscription at the end of the period that is paid for. Idempotent.
+        NOT_FOUND SUBSCRIPTION_NOT_FOUND; UNAVAILABLE while Stripe has not confirmed.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateRefund(
+        self,
+        request: _payments_pb2.CreateRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.CreateRefundResponse, _abc.Awaitable[_payments_pb2.CreateRefundResponse]]:
+        """Gives money of an order's payment back. Idempotent by refund_id; all refunds together never exceed what
+        was paid. NOT_FOUND PAYMENT_NOT_FOUND; FAILED_PRECONDITION REFUND_EXCEEDS_PAYMENT {requested, refundable};
+        ABORTED PAYMENT_DISPUTED | REFUND_MISMATCH. The answer may still be CREATING or PENDING: follow it with
+        GetRefund or by payments.refund.changed.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRefund(
+        self,
+        request: _payments_pb2.GetRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.GetRefundResponse, _abc.Awaitable[_payments_pb2.GetRefundResponse]]:
+        """One refund, by the id it was asked for under."""
+
 def add_PaymentsServiceServicer_to_server(servicer: PaymentsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class PaymentsOperatorServiceStub:
+    """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
+    log with its actor and reason.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PaymentsOperatorServiceAsyncStub: ...
+    ListStripeEvents: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListStripeEventsRequest, _payments_pb2.ListStripeEventsResponse]
+    """Stripe's events as they were received, newest first, by keyset cursor."""
+    GetStripeEvent: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetStripeEventRequest, _payments_pb2.GetStripeEventResponse]
+    """One event with its payload and what it caused. NOT_FOUND STRIPE_EVENT_NOT_FOUND."""
+    ReplayStripeEvents: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReplayStripeEventsRequest, _payments_pb2.ReplayStripeEventsResponse]
+    """Handles events once more, at most 1000 in a call; effects that exist are not made again."""
+    ListQuarantine: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListQuarantineRequest, _payments_pb2.ListQuarantineResponse]
+    """Money that came and fits nothing, newest first, by keyset cursor."""
+    ResolveQuarantine: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]
+    """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
+    QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
+    what was bought, or the order has its payment.
+    """
+    StartReconciliation: _grpc.UnaryUnaryMultiCallable[_payments_pb2.StartReconciliationRequest, _payments_pb2.StartReconciliationResponse]
+    """Asks for a comparison with Stripe from `since` on; it runs in the background."""
+    GetReconciliation: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetReconciliationRequest, _payments_pb2.GetReconciliationResponse]
+    """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
+
+@_typing.type_check_only
+class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
+    """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
+    log with its actor and reason.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListStripeEvents: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListStripeEventsRequest, _payments_pb2.ListStripeEventsResponse]  # type: ignore[assignment]
+    """Stripe's events as they were received, newest first, by keyset cursor."""
+    GetStripeEvent: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetStripeEventRequest, _payments_pb2.GetStripeEventResponse]  # type: ignore[assignment]
+    """One event with its payload and what it caused. NOT_FOUND STRIPE_EVENT_NOT_FOUND."""
+    ReplayStripeEvents: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReplayStripeEventsRequest, _payments_pb2.ReplayStripeEventsResponse]  # type: ignore[assignment]
+    """Handles events once more, at most 1000 in a call; effects that exist are not made again."""
+    ListQuarantine: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListQuarantineRequest, _payments_pb2.ListQuarantineResponse]  # type: ignore[assignment]
+    """Money that came and fits nothing, newest first, by keyset cursor."""
+    ResolveQuarantine: _aio.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]  # type: ignore[assignment]
+    """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
+    QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
+    what was bought, or the order has its payment.
+    """
+    StartReconciliation: _aio.UnaryUnaryMultiCallable[_payments_pb2.StartReconciliationRequest, _payments_pb2.StartReconciliationResponse]  # type: ignore[assignment]
+    """Asks for a comparison with Stripe from `since` on; it runs in the background."""
+    GetReconciliation: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetReconciliationRequest, _payments_pb2.GetReconciliationResponse]  # type: ignore[assignment]
+    """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
+
+class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
+    log with its actor and reason.
+    """
+
+    @_abc_1.abstractmethod
+    def ListStripeEvents(
+        self,
+        request: _payments_pb2.ListStripeEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListStripeEventsResponse, _abc.Awaitable[_payments_pb2.ListStripeEventsResponse]]:
+        """Stripe's events as they were received, newest first, by keyset cursor."""
+
+    @_abc_1.abstractmethod
+    def GetStripeEvent(
+        self,
+        request: _payments_pb2.GetStripeEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.GetStripeEventResponse, _abc.Awaitable[_payments_pb2.GetStripeEventResponse]]:
+        """One event with its payload and what it caused. NOT_FOUND STRIPE_EVENT_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ReplayStripeEvents(
+        self,
+        request: _payments_pb2.ReplayStripeEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ReplayStripeEventsResponse, _abc.Awaitable[_payments_pb2.ReplayStripeEventsResponse]]:
+        """Handles events once more, at most 1000 in a call; effects that exist are not made again."""
+
+    @_abc_1.abstractmethod
+    def ListQuarantine(
+        self,
+        request: _payments_pb2.ListQuarantineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListQuarantineResponse, _abc.Awaitable[_payments_pb2.ListQuarantineResponse]]:
+        """Money that came and fits nothing, newest first, by keyset cursor."""
+
+    @_abc_1.abstractmethod
+    def ResolveQuarantine(
+        self,
+        request: _payments_pb2.ResolveQuarantineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ResolveQuarantineResponse, _abc.Awaitable[_payments_pb2.ResolveQuarantineResponse]]:
+        """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
+        QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
+        what was bought, or the order has its payment.
+        """
+
+    @_abc_1.abstractmethod
+    def StartReconciliation(
+        self,
+        request: _payments_pb2.StartReconciliationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.StartReconciliationResponse, _abc.Awaitable[_payments_pb2.StartReconciliationResponse]]:
+        """Asks for a comparison with Stripe from `since` on; it runs in the background."""
+
+    @_abc_1.abstractmethod
+    def GetReconciliation(
+        self,
+        request: _payments_pb2.GetReconciliationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.GetReconciliationResponse, _abc.Awaitable[_payments_pb2.GetReconciliationResponse]]:
+        """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
+
+def add_PaymentsOperatorServiceServicer_to_server(servicer: PaymentsOperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

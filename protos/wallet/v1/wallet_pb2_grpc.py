@@ -66,6 +66,11 @@ class WalletServiceStub:
                 request_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.RefundOrderPointsRequest.SerializeToString,
                 response_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.RefundOrderPointsResponse.FromString,
                 _registered_method=True)
+        self.AdjustPoints = channel.unary_unary(
+                '/aishop.wallet.v1.WalletService/AdjustPoints',
+                request_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsRequest.SerializeToString,
+                response_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsResponse.FromString,
+                _registered_method=True)
 
 
 class WalletServiceServicer:
@@ -116,6 +121,15 @@ class WalletServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdjustPoints(self, request, context):
+        """An operator gives or takes points, with a reason, in the audit log. Idempotent by adjustment_id. Points
+        that come settle debt first (so debt is forgiven); points that are taken and not free become debt.
+        ABORTED ADJUSTMENT_MISMATCH when the id stands for another adjustment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WalletServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +162,11 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.RefundOrderPoints,
                     request_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.RefundOrderPointsRequest.FromString,
                     response_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.RefundOrderPointsResponse.SerializeToString,
+            ),
+            'AdjustPoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdjustPoints,
+                    request_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsRequest.FromString,
+                    response_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +333,33 @@ class WalletService:
             '/aishop.wallet.v1.WalletService/RefundOrderPoints',
             protos_dot_wallet_dot_v1_dot_wallet__pb2.RefundOrderPointsRequest.SerializeToString,
             protos_dot_wallet_dot_v1_dot_wallet__pb2.RefundOrderPointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdjustPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.wallet.v1.WalletService/AdjustPoints',
+            protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsRequest.SerializeToString,
+            protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

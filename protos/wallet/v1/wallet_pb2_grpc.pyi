@@ -49,6 +49,11 @@ class WalletServiceStub:
     """Frees held points. Idempotent; a release before its reserve leaves a tombstone that refuses it."""
     RefundOrderPoints: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.RefundOrderPointsRequest, _wallet_pb2.RefundOrderPointsResponse]
     """Gives spent points of an order back. Idempotent by refund_id; never more than was spent."""
+    AdjustPoints: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.AdjustPointsRequest, _wallet_pb2.AdjustPointsResponse]
+    """An operator gives or takes points, with a reason, in the audit log. Idempotent by adjustment_id. Points
+    that come settle debt first (so debt is forgiven); points that are taken and not free become debt.
+    ABORTED ADJUSTMENT_MISMATCH when the id stands for another adjustment.
+    """
 
 @_typing.type_check_only
 class WalletServiceAsyncStub(WalletServiceStub):
@@ -71,6 +76,11 @@ class WalletServiceAsyncStub(WalletServiceStub):
     """Frees held points. Idempotent; a release before its reserve leaves a tombstone that refuses it."""
     RefundOrderPoints: _aio.UnaryUnaryMultiCallable[_wallet_pb2.RefundOrderPointsRequest, _wallet_pb2.RefundOrderPointsResponse]  # type: ignore[assignment]
     """Gives spent points of an order back. Idempotent by refund_id; never more than was spent."""
+    AdjustPoints: _aio.UnaryUnaryMultiCallable[_wallet_pb2.AdjustPointsRequest, _wallet_pb2.AdjustPointsResponse]  # type: ignore[assignment]
+    """An operator gives or takes points, with a reason, in the audit log. Idempotent by adjustment_id. Points
+    that come settle debt first (so debt is forgiven); points that are taken and not free become debt.
+    ABORTED ADJUSTMENT_MISMATCH when the id stands for another adjustment.
+    """
 
 class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
     """Points of customers: profiles, holds and the append-only ledger.
@@ -126,5 +136,16 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.RefundOrderPointsResponse, _abc.Awaitable[_wallet_pb2.RefundOrderPointsResponse]]:
         """Gives spent points of an order back. Idempotent by refund_id; never more than was spent."""
+
+    @_abc_1.abstractmethod
+    def AdjustPoints(
+        self,
+        request: _wallet_pb2.AdjustPointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_wallet_pb2.AdjustPointsResponse, _abc.Awaitable[_wallet_pb2.AdjustPointsResponse]]:
+        """An operator gives or takes points, with a reason, in the audit log. Idempotent by adjustment_id. Points
+        that come settle debt first (so debt is forgiven); points that are taken and not free become debt.
+        ABORTED ADJUSTMENT_MISMATCH when the id stands for another adjustment.
+        """
 
 def add_WalletServiceServicer_to_server(servicer: WalletServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,150 @@
+"""What operators did: append-only, chained, off the customer's path.
+
+One chain per database. `seq` is given out under an advisory lock that lasts until the caller's transaction
+ends, so that an entry stands and falls with the action. A changed, missing or swapped row breaks the chain
+(`broken_at`); a cut tail is seen by whoever noted the last hash elsewhere (`aishop audit --json` prints it).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    cast,
+    column,
+    func,
+    insert,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+# prev_hash of a database's first entry.
+GENESIS = bytes(32)
+# Any number: it names the chain's lock inside one database.
+_CHAIN_LOCK = 4_713
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row; the fields are its columns but for the id."""
+
+    seq: int
+    # The operator's user id, or `cli:<user name>`.
+    actor: str
+    # What was done, e.g. points.adjusted.
+    action: str
+    # The id of what it was done to.
+    subject: str
+    reason: str
+    details: Mapping[str, object]
+    created_at: datetime
+    prev_hash: bytes
+    hash: bytes
+
+
+def audit_log_table(metadata: MetaData) -> None:
+    """Adds audit_log."""
+    Table(
+        "audit_log",
+        metadata,
+        Column("id", Uuid, primary_key=True, server_default=text("uuidv7()")),
+        Column("seq", BigInteger, nullable=False),
+        Column("actor", Text, nullable=False),
+        Column("action", Text, nullable=False),
+        Column("subject", Text, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("details", JSONB, nullable=False),
+        Column("created_at", TIMESTAMP(timezone=True), nullable=False),
+        Column("prev_hash", LargeBinary, nullable=False),
+        Column("hash", LargeBinary, nullable=False),
+        UniqueConstraint("seq", name="audit_log_seq_key"),
+        CheckConstraint("seq > 0", name="seq_positive"),
+        CheckConstraint("length(actor) > 0 AND length(reason) > 0", name="actor_and_reason_given"),
+        CheckConstraint("octet_length(prev_hash) = 32 AND octet_length(hash) = 32", name="hashes_are_sha256"),
+    )
+
+
+# Each service's metadata has the whole table; here only its columns are named.
+_audit_log = table("audit_log", *(column(name) for name in Entry.__dataclass_fields__))
+
+
+async def append(
+    connection: AsyncConnection,
+    *,
+    actor: str,
+    action: str,
+    subject: str,
+    reason: str,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Adds an entry in the caller's transaction; the next one waits for its end."""
+    await connection.execute(select(func.pg_advisory_xact_lock(_CHAIN_LOCK)))
+    last = (
+        await connection.execute(
+            select(_audit_log.c.seq, _audit_log.c.hash).order_by(_audit_log.c.seq.desc()).limit(1)
+        )
+    ).one_or_none()
+    now = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    unhashed = Entry(
+        seq=last.seq + 1 if last else 1,
+        actor=actor,
+        action=action,
+        subject=subject,
+        reason=reason,
+        details=details or {},
+        created_at=now,
+        prev_hash=last.hash if last else GENESIS,
+        hash=b"",
+    )
+    values = asdict(replace(unhashed, hash=entry_hash(unhashed)))
+    values["details"] = cast(json.dumps(values["details"]), JSONB)
+    await connection.execute(insert(_audit_log).values(values))
+
+
+def entry_hash(entry: Entry) -> bytes:
+    """SHA-256 over version 1 of the encoding; `entry.hash` itself is not read.
+
+    These bytes, one after the other, each with its length before it as a big-endian unsigned 32-bit number,
+    text in UTF-8: the text "aishop.audit_log/v1"; seq (decimal text); actor; action; subject; reason; details
+    as JSON with sorted keys, without blanks, non-ASCII characters escaped; created_at (microseconds since
+    1970-01-01T00:00:00Z, decimal text); prev_hash (32 raw bytes).
+    """
+    parts = (
+        "aishop.audit_log/v1",
+        str(entry.seq),
+        entry.actor,
+        entry.action,
+        entry.subject,
+        entry.reason,
+        json.dumps(entry.details, sort_keys=True, separators=(",", ":")),
+        str((entry.created_at - _EPOCH) // _MICROSECOND),
+    )
+    encoded = [*(part.encode() for part in parts), entry.prev_hash]
+    return sha256(b"".join(len(raw).to_bytes(4, "big") + raw for raw in encoded)).digest()
+
+
+def broken_at(entries: Iterable[Entry]) -> int | None:
+    """The seq where a database's chain, by seq, first fails its check; None when all of it holds."""
+    seq, head = 0, GENESIS
+    for entry in entries:
+        if (entry.seq, entry.prev_hash) != (seq + 1, head) or entry_hash(entry) != entry.hash:
+            return seq + 1
+        seq, head = entry.seq, entry.hash
+    return None

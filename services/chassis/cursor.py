@@ -30,6 +30,18 @@ def decode_id(cursor: str) -> UUID | None:
     return UUID(_decode(cursor)) if _is_valid(cursor, UUID) else None
 
 
+def decode_text(cursor: str) -> str | None:
+    """The text in a cursor made by `encode(text)`, without NUL, which Postgres does not take; None for the
+    first page."""
+    return _printable(_decode(cursor)) if _is_valid(cursor, _printable) else None
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(text)
+    return text
+
+
 def decode_int(cursor: str) -> int | None:
     """The number in a cursor made by `encode(number)`; None for the first page."""
     return _bigint(_decode(cursor)) if _is_valid(cursor, _bigint) else None

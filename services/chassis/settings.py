@@ -27,6 +27,8 @@ class ServiceSettings(ProcessSettings):
     database_pool_size: int = 10
     nats_url: SecretStr
     grpc_listen: str
+    # host:port of /metrics for Prometheus; none when empty.
+    metrics_listen: str = ""
     # kid:base64url(32 bytes)[,kid:…]; the first one encrypts, all of them decrypt.
     data_encryption_keys: SecretStr
 

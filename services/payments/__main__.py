@@ -8,7 +8,7 @@ from pathlib import Path
 import uvloop
 
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
-from services.chassis import failpoints, logs, migrate
+from services.chassis import failpoints, logs, metrics, migrate
 from services.chassis.bus import Bus
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
@@ -17,12 +17,16 @@ from services.chassis.relay import Relay
 from services.chassis.retention import Retention
 from services.chassis.settings import SeedSettings
 from services.chassis.workers import Worker, background, run_until_signal
-from services.payments import closing, events, opening
-from services.payments.api import PaymentsServicer
+from services.payments import closing, events, opening, reconciliation, refunding
+from services.payments.api.operator import PaymentsOperatorServicer
+from services.payments.api.payments import PaymentsServicer
 from services.payments.closing import Closer
-from services.payments.commands.packages import SAMPLE_PACKAGES, add_packages
+from services.payments.commands.packages import SAMPLE_PACKAGES, SAMPLE_PLANS, add_packages, add_plans
 from services.payments.events import EventWorker
+from services.payments.looks import Looker
 from services.payments.opening import Opener
+from services.payments.reconciliation import Reconciler
+from services.payments.refunding import Refunder
 from services.payments.settings import Settings
 from services.payments.stripe_client import Stripe
 from services.payments.webhooks import Receiver, WebhookServer
@@ -42,27 +46,57 @@ async def serve(settings: Settings) -> None:
     keyring = Keyring(settings.data_encryption_keys)
     bus = Bus(settings.nats_url, name="payments", stream="PAYMENTS")
     relay = Relay(database_url=settings.database_worker_url, bus=bus, source="payments")
+    looker = Looker(database=database, stripe=stripe)
     opener = Opener(database=database, stripe=stripe, keyring=keyring, after_commit=relay.wake)
-    closer = Closer(database=database, stripe=stripe, opener=opener)
+    closer = Closer(database=database, stripe=stripe, opener=opener, looker=looker)
+    refunder = Refunder(database=database, stripe=stripe, looker=looker, after_commit=relay.wake)
     handling = Worker(
         "events.handle",
-        EventWorker(database=database, keyring=keyring, after_commit=relay.wake).handle_batch,
+        EventWorker(database=database, keyring=keyring, looker=looker, after_commit=relay.wake).handle_batch,
         tick_seconds=events.TICK_SECONDS,
     )
+    reconciler = Reconciler(
+        database=database,
+        stripe=stripe,
+        keyring=keyring,
+        looker=looker,
+        every_seconds=settings.reconcile_seconds,
+        wake_events=handling.wake,
+        after_commit=relay.wake,
+    )
+    reconciling = Worker("stripe.reconcile", reconciler.run_due, tick_seconds=reconciliation.TICK_SECONDS)
     receiver = Receiver(
-        database=database, keyring=keyring, secrets=settings.webhook_secrets(), wake=handling.wake
+        database=database,
+        keyring=keyring,
+        secrets=settings.webhook_secrets(),
+        livemode=settings.livemode,
+        wake=handling.wake,
     )
     webhooks = WebhookServer(settings.webhook_listen, receiver)
     grpc = GrpcServer(settings.grpc_listen)
     grpc.add(
-        PaymentsServicer(database=database, keyring=keyring, opener=opener, closer=closer),
+        PaymentsServicer(database=database, keyring=keyring, opener=opener, closer=closer, refunder=refunder),
         payments_pb2_grpc.add_PaymentsServiceServicer_to_server,
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"],
+    )
+    grpc.add(
+        PaymentsOperatorServicer(
+            database=database,
+            keyring=keyring,
+            refunder=refunder,
+            wake_events=handling.wake,
+            wake_reconciler=reconciling.wake,
+            after_commit=relay.wake,
+        ),
+        payments_pb2_grpc.add_PaymentsOperatorServiceServicer_to_server,
+        payments_pb2.DESCRIPTOR.services_by_name["PaymentsOperatorService"],
     )
     async with background(
         bus.run(),
         relay.run(),
         handling.run(),
+        reconciling.run(),
+        Worker("refunds.complete", refunder.complete_batch, tick_seconds=refunding.TICK_SECONDS).run(),
         Worker("checkouts.complete", opener.complete_batch, tick_seconds=opening.TICK_SECONDS).run(),
         Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
         Retention(database).run(),
@@ -84,6 +118,7 @@ async def _seed(settings: SeedSettings) -> None:
     )
     async with database.worker() as connection:
         await add_packages(connection, SAMPLE_PACKAGES)
+        await add_plans(connection, SAMPLE_PLANS)
     await database.dispose()
 
 
@@ -93,7 +128,8 @@ def main() -> None:
             settings = Settings()
             logs.configure("payments", settings.log_level)
             failpoints.arm(settings.failpoints, settings.failpoints_fired)
-            uvloop.run(serve(settings))
+            with metrics.serving(settings.metrics_listen):
+                uvloop.run(serve(settings))
         case ["migrate"]:
             migrate.upgrade(Path(__file__).parent / "migrations")
         case ["seed"]:

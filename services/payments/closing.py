@@ -1,20 +1,25 @@
-"""The end of a session as Stripe confirms it: on demand for an order, and for those we heard nothing of.
+"""The end of a session or a subscription as Stripe confirms it: on demand, and of sessions that we heard
+nothing of.
 
 A session that is asked to expire may have been paid a moment before: then Stripe refuses, and what it
 says of the session instead takes the same way as a webhook. No transaction is open during a call.
 """
 
 import asyncio
+from contextlib import suppress
 from uuid import UUID
 
 from services.chassis import logs
 from services.chassis.db import Database
 from services.payments import errors, queries, rules
 from services.payments.commands import checkouts
-from services.payments.errors import StripeRefused
+from services.payments.commands.settlement import settle
+from services.payments.errors import StripeRefused, StripeUnknown
+from services.payments.looks import Looker
 from services.payments.opening import Opener, request_deadline
-from services.payments.rules import Checkout, Session, Status
+from services.payments.rules import Checkout, Status, Subscription
 from services.payments.stripe_client import CALL_SECONDS, Stripe
+from services.payments.stripe_objects import Session
 
 log = logs.get(__name__)
 
@@ -24,9 +29,10 @@ _LONGEST_BACKOFF_SECONDS = 3600.0
 
 
 class Closer:
-    """Ends checkouts together with Stripe."""
+    """Ends checkouts and subscriptions together with Stripe."""
 
-    def __init__(self, *, database: Database, stripe: Stripe, opener: Opener) -> None:
+    def __init__(self, *, database: Database, stripe: Stripe, opener: Opener, looker: Looker) -> None:
+        self._looker = looker
         self._database = database
         self._stripe = stripe
         self._opener = opener
@@ -83,6 +89,30 @@ class Closer:
         except StripeRefused as error:
             log.error("session.unknown_to_stripe", session_id=session_id, code=error.code)
             raise errors.checkout_unconfirmed() from error
+
+    async def end_subscription(self, *, user_id: UUID, subscription_id: UUID) -> Subscription:
+        """No renewal any more: the subscription ends with the period that is paid for. Unavailable while
+        Stripe has not confirmed."""
+        async with self._database.customer(user_id) as connection:
+            subscription = await queries.find_subscription(connection, subscription_id)
+        if subscription is None:
+            raise errors.subscription_not_found()
+        if subscription.cancel_at_period_end or subscription.ended_at is not None:
+            return subscription
+        stripe_id = subscription.stripe_subscription_id
+        try:
+            # Refused when it has ended meanwhile: the look tells.
+            with suppress(StripeRefused):
+                await self._stripe.end_with_period(stripe_id, deadline=request_deadline())
+            found = await self._looker.subscription(stripe_id)
+        except (StripeRefused, StripeUnknown) as error:
+            raise errors.subscription_unconfirmed() from error
+        async with self._database.worker() as connection:
+            await settle(connection, found)
+            ended = await queries.find_subscription(connection, subscription_id)
+        if ended is None or not (ended.cancel_at_period_end or ended.ended_at):
+            raise errors.subscription_unconfirmed()
+        return ended
 
     async def settle_overdue(self) -> bool:
         """Asks Stripe about checkouts whose end should have been told; True when there may be more."""

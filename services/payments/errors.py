@@ -53,6 +53,69 @@ def checkout_refused(reason: str) -> Rejected:
     return Rejected("CHECKOUT_REFUSED", "Stripe refused to open the checkout", stripe_code=reason)
 
 
+def plan_not_found(plan_id: str) -> NotFound:
+    return NotFound("PLAN_NOT_FOUND", "there is no such plan", plan_id=plan_id)
+
+
+def subscription_exists(subscription_id: object) -> Conflict:
+    return Conflict(
+        "SUBSCRIPTION_EXISTS", "the user has a subscription of this plan", subscription_id=subscription_id
+    )
+
+
+def subscription_not_found() -> NotFound:
+    return NotFound("SUBSCRIPTION_NOT_FOUND", "there is no such subscription")
+
+
+def subscription_unconfirmed() -> Unavailable:
+    return Unavailable("SUBSCRIPTION_UNCONFIRMED", "Stripe has not confirmed the cancellation; try again")
+
+
+def payment_not_found() -> NotFound:
+    return NotFound("PAYMENT_NOT_FOUND", "the order has no payment")
+
+
+def payment_disputed() -> Conflict:
+    return Conflict("PAYMENT_DISPUTED", "the bank decides about a disputed payment, not a refund")
+
+
+def refund_exceeds_payment(*, requested: int, refundable: int) -> Rejected:
+    return Rejected(
+        "REFUND_EXCEEDS_PAYMENT",
+        "more than is left of what was paid",
+        requested=requested,
+        refundable=refundable,
+    )
+
+
+def refund_mismatch(refund_id: object) -> Conflict:
+    return Conflict("REFUND_MISMATCH", "this refund_id was used for another refund", refund_id=refund_id)
+
+
+def refund_not_found() -> NotFound:
+    return NotFound("REFUND_NOT_FOUND", "there is no such refund")
+
+
+def stripe_event_not_found() -> NotFound:
+    return NotFound("STRIPE_EVENT_NOT_FOUND", "no such event was received")
+
+
+def quarantine_not_found() -> NotFound:
+    return NotFound("QUARANTINE_NOT_FOUND", "no such payment is in quarantine")
+
+
+def quarantine_resolved(status: str) -> Conflict:
+    return Conflict("QUARANTINE_RESOLVED", "the payment was settled the other way", status=status)
+
+
+def cannot_fulfil(why: str) -> Rejected:
+    return Rejected("CANNOT_FULFIL", f"this payment cannot be fulfilled: {why}; refund it", why=why)
+
+
+def reconciliation_not_found() -> NotFound:
+    return NotFound("RECONCILIATION_NOT_FOUND", "there is no such reconciliation")
+
+
 def invalid_field(field: str, expected: str) -> Invalid:
     return Invalid("INVALID_FIELD", f"{field} must be {expected}", field=field)
 

@@ -1,12 +1,14 @@
 """What this service listens to: Stripe's events, out of the table where webhooks.py keeps them.
 
-States of an event: received → processed | ignored. A worker claims events under a lease and gives each
-one transaction: effects, outbox and the mark. A failure rolls all of it back, is kept on the row and
-tried again with a growing pause, for ever; ten failures raise an alert. A crash leaves the lease to run out.
+States of an event: received → processed | ignored; an operator's replay makes it received again. A worker
+claims events under a lease, reads each one (looks.py, which may ask Stripe) and gives it one transaction:
+effects, outbox and the mark. A failure rolls all of it back, is kept on the row and tried again with a
+growing pause, for ever; ten failures raise an alert. A crash leaves the lease to run out.
 
 Failpoints: payments.event.applied (before the commit), payments.event.committed.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,35 +19,44 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import failpoints, logs
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
-from services.payments import rules
+from services.payments import findings, rules
 from services.payments.commands import events
 from services.payments.commands.events import ClaimedEvent
-from services.payments.commands.settlement import Settlement, settle_session
-from services.payments.rules import Malformed
+from services.payments.commands.settlement import settle
+from services.payments.findings import NOT_OURS, Outcome, Settlement
+from services.payments.looks import Findings, Looker
+from services.payments.stripe_objects import Fields, Malformed
 
 log = logs.get(__name__)
 
 TICK_SECONDS = 1.0
-_BATCH = 20
+# As many as are handled at the same time: nothing waits under a lease that runs out.
+_BATCH = 4
 _LONGEST_BACKOFF_SECONDS = 300.0
 _ALERT_AFTER = 10
 
-Handler = Callable[[AsyncConnection, Mapping[str, Any]], Awaitable[Settlement]]
+Reader = Callable[[Looker, Fields], Awaitable[Findings]]
 
-
-async def session_changed(connection: AsyncConnection, fields: Mapping[str, Any]) -> Settlement:
-    return await settle_session(connection, rules.parse_session(fields))
-
-
-async def delayed_payment_failed(connection: AsyncConnection, fields: Mapping[str, Any]) -> Settlement:
-    return await settle_session(connection, rules.parse_session(fields), payment_failed=True)
-
-
-HANDLERS: Mapping[str, Handler] = {
-    "checkout.session.completed": session_changed,
-    "checkout.session.async_payment_succeeded": session_changed,
-    "checkout.session.async_payment_failed": delayed_payment_failed,
-    "checkout.session.expired": session_changed,
+READERS: Mapping[str, Reader] = {
+    "checkout.session.completed": Looker.session_changed,
+    "checkout.session.async_payment_succeeded": Looker.session_changed,
+    "checkout.session.async_payment_failed": Looker.delayed_payment_failed,
+    "checkout.session.expired": Looker.session_changed,
+    "payment_intent.succeeded": Looker.payment_succeeded,
+    "payment_intent.payment_failed": Looker.payment_declined,
+    "charge.refunded": Looker.refunds_changed,
+    "refund.created": Looker.refunds_changed,
+    "refund.updated": Looker.refunds_changed,
+    "refund.failed": Looker.refunds_changed,
+    "charge.dispute.created": Looker.disputes_changed,
+    "charge.dispute.updated": Looker.disputes_changed,
+    "charge.dispute.closed": Looker.disputes_changed,
+    "invoice.paid": Looker.invoice_paid,
+    "invoice.payment_succeeded": Looker.invoice_paid,
+    "invoice.payment_failed": Looker.invoice_failed,
+    "customer.subscription.created": Looker.subscription_changed,
+    "customer.subscription.updated": Looker.subscription_changed,
+    "customer.subscription.deleted": Looker.subscription_changed,
 }
 
 
@@ -57,39 +68,54 @@ def payload_place(event_id: str) -> str:
 class EventWorker:
     """Turns stored events into state and facts."""
 
-    def __init__(self, *, database: Database, keyring: Keyring, after_commit: Callable[[], None]) -> None:
+    def __init__(
+        self, *, database: Database, keyring: Keyring, looker: Looker, after_commit: Callable[[], None]
+    ) -> None:
         self._database = database
         self._keyring = keyring
+        self._looker = looker
         self._after_commit = after_commit
 
     async def handle_batch(self) -> bool:
-        """Handles the events that are due; True when there may be more."""
+        """Handles events that are due; True when there may be more."""
         async with self._database.worker() as connection:
             claimed = await events.claim_events(connection, limit=_BATCH)
-        for event in claimed:
-            await self._settle(event)
+        await asyncio.gather(*(self._settle(event) for event in claimed))
         return len(claimed) == _BATCH
 
     async def _settle(self, event: ClaimedEvent) -> None:
         try:
+            found = await self._read(event)
             async with self._database.worker() as connection:
-                settlement = await self._apply(connection, event)
-                ignored = settlement is Settlement.NOT_OURS
-                await events.finish_event(connection, event, ignored=ignored)
+                outcome = await self._apply(connection, found)
+                await events.finish_event(
+                    connection,
+                    event,
+                    ignored=outcome.settlement is Settlement.NOT_OURS,
+                    effects=outcome.effects,
+                )
                 failpoints.hit("payments.event.applied")
         except Exception as error:  # noqa: BLE001 - kept on the row and tried again
             await self._again(event, error)
         else:
             failpoints.hit("payments.event.committed")
-            log.info("stripe_event.settled", event_id=event.id, type=event.type, outcome=settlement.name)
+            log.info(
+                "stripe_event.settled", event_id=event.id, type=event.type, outcome=outcome.settlement.name
+            )
             self._after_commit()
 
-    async def _apply(self, connection: AsyncConnection, event: ClaimedEvent) -> Settlement:
-        handle = HANDLERS.get(event.type)
-        if handle is None:
-            return Settlement.NOT_OURS
+    async def _read(self, event: ClaimedEvent) -> Findings | None:
+        """None for a type that this shop has no use for."""
+        reader = READERS.get(event.type)
+        if reader is None:
+            return None
         payload = json.loads(self._keyring.open(event.payload, place=payload_place(event.id)))
-        return await handle(connection, _object_of(payload))
+        return await reader(self._looker, _object_of(payload))
+
+    async def _apply(self, connection: AsyncConnection, found: Findings | None) -> Outcome:
+        if found is None:
+            return NOT_OURS
+        return findings.together([await settle(connection, finding) for finding in found])
 
     async def _again(self, event: ClaimedEvent, error: Exception) -> None:
         delay = rules.backoff_seconds(event.attempts, longest=_LONGEST_BACKOFF_SECONDS)

@@ -4,7 +4,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.events.v1 import events_pb2
 from services.chassis import outbox
-from services.payments.rules import Checkout, Status
+from services.payments.rules import Checkout, Contest, Payment, Refund, Status
 
 _ORDER_STATES = {
     Status.PROCESSING: events_pb2.ORDER_CHECKOUT_STATE_PROCESSING,
@@ -14,26 +14,76 @@ _ORDER_STATES = {
 }
 
 
-async def emit_change(connection: AsyncConnection, checkout: Checkout) -> None:
-    """Points are told once they are paid for; an order hears of every state that it waits for."""
-    if checkout.order_id is None:
-        if checkout.status is Status.PAID:
-            await outbox.emit(
-                connection, subject="payments.points.grant_changed", event=_grant_changed(checkout)
-            )
-    elif checkout.status in _ORDER_STATES:
+_CONTESTS = {
+    Contest.NONE: events_pb2.DISPUTE_STATE_NONE,
+    Contest.OPEN: events_pb2.DISPUTE_STATE_OPEN,
+    Contest.WON: events_pb2.DISPUTE_STATE_WON,
+    Contest.LOST: events_pb2.DISPUTE_STATE_LOST,
+}
+_REFUND_STATES = {
+    "pending": events_pb2.REFUND_STATE_PENDING,
+    "requires_action": events_pb2.REFUND_STATE_PENDING,
+    "succeeded": events_pb2.REFUND_STATE_SUCCEEDED,
+    "failed": events_pb2.REFUND_STATE_FAILED,
+    "canceled": events_pb2.REFUND_STATE_CANCELED,
+}
+
+
+async def emit_checkout(connection: AsyncConnection, checkout: Checkout) -> None:
+    """An order hears of every state that it waits for; points are told of by their payment."""
+    if checkout.order_id is not None and checkout.status in _ORDER_STATES:
         await outbox.emit(connection, subject="payments.checkout.changed", event=_order_changed(checkout))
 
 
-def _grant_changed(checkout: Checkout) -> events_pb2.PointsGrantChanged:
-    return events_pb2.PointsGrantChanged(
-        source_id=str(checkout.id),
-        user_id=str(checkout.user_id),
-        version=checkout.version,
-        net_points=checkout.points,
-        payment_intent_id=checkout.payment_intent_id or "",
-        description=f"Purchase of {checkout.points} points",
+async def emit_grant(connection: AsyncConnection, payment: Payment) -> None:
+    """What the points of a payment are worth now."""
+    event = events_pb2.PointsGrantChanged(
+        source_id=payment.grant_source or "",
+        user_id=str(payment.user_id),
+        version=payment.version,
+        net_points=payment.net_points,
+        payment_intent_id=payment.payment_intent_id,
+        description=_description(payment),
     )
+    await outbox.emit(connection, subject="payments.points.grant_changed", event=event)
+
+
+def _description(payment: Payment) -> str:
+    kind = "Subscription" if payment.invoice_id else "Purchase"
+    back = (
+        "" if payment.net_points == payment.points else f", {payment.net_points} left after money went back"
+    )
+    return f"{kind} of {payment.points} points{back}"
+
+
+async def emit_payment(connection: AsyncConnection, payment: Payment) -> None:
+    """How much of an order's payment is left."""
+    event = events_pb2.PaymentChanged(
+        payment_id=str(payment.id),
+        order_id=str(payment.order_id),
+        user_id=str(payment.user_id),
+        version=payment.version,
+        amount_cents=payment.amount_cents,
+        refunded_cents=payment.refunded_cents,
+        disputed_cents=payment.disputed_cents,
+        dispute=_CONTESTS[payment.dispute],
+        currency=payment.currency,
+    )
+    await outbox.emit(connection, subject="payments.payment.changed", event=event)
+
+
+async def emit_refund(connection: AsyncConnection, refund: Refund) -> None:
+    """What became of a refund that was asked for."""
+    event = events_pb2.RefundChanged(
+        refund_id=str(refund.id),
+        order_id=str(refund.order_id),
+        version=refund.version,
+        amount_cents=refund.amount_cents,
+        currency=refund.currency,
+        state=_REFUND_STATES[refund.status],
+        failure_reason=refund.failure_reason or "",
+    )
+    await outbox.emit(connection, subject="payments.refund.changed", event=event)
 
 
 def _order_changed(checkout: Checkout) -> events_pb2.OrderCheckoutChanged:

@@ -22,12 +22,14 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
-from services.chassis import tables
+from services.chassis import audit_log, tables
 
 metadata = MetaData()
 tables.messaging_tables(metadata)
 tables.idempotency_table(metadata)
+audit_log.audit_log_table(metadata)
 
 
 def _time(name: str) -> "Column[object]":
@@ -53,6 +55,23 @@ points_packages = Table(
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
 )
 
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("points", BigInteger, nullable=False),
+    Column("price_cents", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("interval", Text, nullable=False),
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    _time("created_at"),
+    CheckConstraint("points > 0", name="points_positive"),
+    CheckConstraint("price_cents > 0", name="price_cents_positive"),
+    CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
+    CheckConstraint("interval IN ('month', 'year')", name="known_interval"),
+)
+
 checkouts = Table(
     "checkouts",
     metadata,
@@ -63,6 +82,8 @@ checkouts = Table(
     Column("version", BigInteger, nullable=False, server_default="1"),
     Column("order_id", Uuid),
     Column("package_id", Text, ForeignKey("points_packages.id")),
+    Column("plan_id", Text, ForeignKey("plans.id")),
+    # What the payment gives; of a plan, what each paid invoice gives.
     Column("points", BigInteger, nullable=False, server_default="0"),
     # 0 only in the tombstone of an order that was given up before its checkout was asked for.
     Column("amount_cents", BigInteger, nullable=False),
@@ -88,8 +109,8 @@ checkouts = Table(
     CheckConstraint(
         "status IN ('creating', 'open', 'processing', 'paid', 'expired', 'failed')", name="known_status"
     ),
-    CheckConstraint("num_nonnulls(order_id, package_id) = 1", name="one_purpose"),
-    CheckConstraint("(package_id IS NOT NULL) = (points > 0) AND points >= 0", name="packages_give_points"),
+    CheckConstraint("num_nonnulls(order_id, package_id, plan_id) = 1", name="one_purpose"),
+    CheckConstraint("(order_id IS NULL) = (points > 0) AND points >= 0", name="all_but_orders_give_points"),
     CheckConstraint(
         "amount_cents > 0 OR amount_cents = 0 AND status = 'expired' AND session_id IS NULL",
         name="amount_positive",
@@ -101,7 +122,10 @@ checkouts = Table(
     CheckConstraint(
         "status NOT IN ('open', 'processing', 'paid') OR session_id IS NOT NULL", name="begun_has_a_session"
     ),
-    CheckConstraint("(status = 'paid') = (payment_intent_id IS NOT NULL)", name="paid_has_a_payment"),
+    # The money of a subscription comes by its invoices.
+    CheckConstraint(
+        "(status = 'paid' AND plan_id IS NULL) = (payment_intent_id IS NOT NULL)", name="paid_has_a_payment"
+    ),
     CheckConstraint("(status = 'failed') = (failure_reason IS NOT NULL)", name="failed_has_a_reason"),
     Index("idx_checkouts_user_created", "user_id", "created_at"),
     Index("idx_checkouts_creating", "lease_until", postgresql_where=text("status = 'creating'")),
@@ -117,7 +141,12 @@ stripe_events = Table(
     Column("created", TIMESTAMP(timezone=True), nullable=False),
     # The raw body as it was signed, sealed.
     Column("payload", LargeBinary, nullable=False),
+    # Stripe's ids of what the event is about, to find it by.
+    Column("object_id", Text),
+    Column("payment_intent_id", Text),
     Column("status", Text, nullable=False, server_default="received"),
+    # What it caused: [{kind, id, change}].
+    Column("effects", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error", Text),
     Column("lease_token", Uuid),
@@ -128,24 +157,172 @@ stripe_events = Table(
     CheckConstraint("(status = 'received') = (processed_at IS NULL)", name="settled_has_a_time"),
     CheckConstraint("attempts >= 0", name="attempts_not_negative"),
     Index("idx_stripe_events_due", "lease_until", postgresql_where=text("status = 'received'")),
-    Index("idx_stripe_events_received", "received_at"),
+    Index("idx_stripe_events_received", "received_at", "id"),
+    Index("idx_stripe_events_object", "object_id"),
+    Index("idx_stripe_events_payment_intent", "payment_intent_id"),
 )
 
 payments = Table(
     "payments",
     metadata,
     _new_id(),
-    Column("user_id", Uuid, nullable=False),
-    Column("checkout_id", Uuid, ForeignKey("checkouts.id"), nullable=False),
+    # Unknown only while a stray payment is in quarantine.
+    Column("user_id", Uuid),
     Column("payment_intent_id", Text, nullable=False),
+    Column("checkout_id", Uuid, ForeignKey("checkouts.id")),
+    Column("order_id", Uuid),
+    Column("invoice_id", Text),
     Column("amount_cents", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),
+    Column("points", BigInteger, nullable=False, server_default="0"),
+    # Under which wallet knows the points: the checkout, the invoice, or the payment itself.
+    Column("grant_source", Text),
+    Column("standing", Text, nullable=False),
+    # Rises with every change: what wallet and orders compare.
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    Column("requested_cents", BigInteger, nullable=False, server_default="0"),
+    Column("refunded_cents", BigInteger, nullable=False, server_default="0"),
+    Column("disputed_cents", BigInteger, nullable=False, server_default="0"),
+    Column("dispute", Text, nullable=False, server_default="none"),
+    # When the listing that was last applied was asked for: an older one is void.
+    Column("refunds_observed_at", TIMESTAMP(timezone=True)),
+    Column("disputes_observed_at", TIMESTAMP(timezone=True)),
     _time("created_at"),
-    UniqueConstraint("checkout_id", name="payments_checkout_id_key"),
+    _time("updated_at"),
     UniqueConstraint("payment_intent_id", name="payments_payment_intent_id_key"),
+    UniqueConstraint("invoice_id", name="payments_invoice_id_key"),
+    UniqueConstraint("grant_source", name="payments_grant_source_key"),
     CheckConstraint("amount_cents > 0", name="amount_positive"),
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
+    CheckConstraint("points >= 0", name="points_not_negative"),
+    CheckConstraint("version > 0", name="version_positive"),
+    CheckConstraint("standing IN ('fulfilled', 'quarantined')", name="known_standing"),
+    CheckConstraint("standing <> 'fulfilled' OR user_id IS NOT NULL", name="fulfilled_has_a_user"),
+    CheckConstraint(
+        "(standing = 'fulfilled' AND points > 0) = (grant_source IS NOT NULL)", name="points_have_a_source"
+    ),
+    CheckConstraint("requested_cents BETWEEN 0 AND amount_cents", name="never_asked_for_more_than_paid"),
+    CheckConstraint("refunded_cents BETWEEN 0 AND amount_cents", name="never_refunded_more_than_paid"),
+    CheckConstraint("disputed_cents >= 0", name="disputed_not_negative"),
+    CheckConstraint("dispute IN ('none', 'open', 'won', 'lost')", name="known_dispute"),
     Index("idx_payments_user_created", "user_id", "created_at"),
+    # An order is paid once.
+    Index(
+        "idx_payments_one_per_order",
+        "order_id",
+        unique=True,
+        postgresql_where=text("standing = 'fulfilled'"),
+    ),
+    Index("idx_payments_checkout", "checkout_id"),
+)
+
+refunds = Table(
+    "refunds",
+    metadata,
+    # Ours: the id that the caller chose, or a new one for a refund that was made in the dashboard.
+    _new_id(),
+    Column("payment_id", Uuid, ForeignKey("payments.id"), nullable=False),
+    Column("payment_intent_id", Text, nullable=False),
+    Column("order_id", Uuid),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    # Stripe's, or `creating` until Stripe has answered.
+    Column("status", Text, nullable=False),
+    # Whether it was asked for by us, and so counts in payments.requested_cents.
+    Column("is_ours", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("failure_reason", Text),
+    Column("stripe_refund_id", Text),
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("attempt_until", TIMESTAMP(timezone=True)),
+    Column("lease_token", Uuid),
+    _time("lease_until"),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    _time("created_at"),
+    _time("updated_at"),
+    UniqueConstraint("stripe_refund_id", name="refunds_stripe_refund_id_key"),
+    CheckConstraint("amount_cents > 0", name="amount_positive"),
+    CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
+    CheckConstraint(
+        "status IN ('creating', 'pending', 'requires_action', 'succeeded', 'failed', 'canceled')",
+        name="known_status",
+    ),
+    CheckConstraint("status <> 'creating' OR is_ours AND attempt_until IS NOT NULL", name="creating_is_ours"),
+    CheckConstraint(
+        "stripe_refund_id IS NOT NULL OR status IN ('creating', 'failed')", name="begun_is_known_to_stripe"
+    ),
+    CheckConstraint("version > 0 AND attempt > 0 AND tries >= 0", name="counters_in_range"),
+    Index("idx_refunds_payment", "payment_id"),
+    Index("idx_refunds_creating", "lease_until", postgresql_where=text("status = 'creating'")),
+)
+
+disputes = Table(
+    "disputes",
+    metadata,
+    # Stripe's.
+    Column("id", Text, primary_key=True),
+    Column("payment_id", Uuid, ForeignKey("payments.id"), nullable=False),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    # Stripe's; a status that is new to us is kept and moves nothing.
+    Column("status", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False),
+    _time("updated_at"),
+    CheckConstraint("amount_cents >= 0", name="amount_not_negative"),
+    Index("idx_disputes_payment", "payment_id"),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    # The checkout that began it.
+    Column("id", Uuid, ForeignKey("checkouts.id"), primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    Column("plan_id", Text, ForeignKey("plans.id"), nullable=False),
+    Column("stripe_subscription_id", Text, nullable=False),
+    Column("stripe_customer_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    # As agreed when it began: what each invoice gives and costs.
+    Column("points", BigInteger, nullable=False),
+    Column("price_cents", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("interval", Text, nullable=False),
+    Column("current_period_end", TIMESTAMP(timezone=True), nullable=False),
+    Column("cancel_at_period_end", Boolean, nullable=False),
+    Column("ended_at", TIMESTAMP(timezone=True)),
+    # When the state that is kept here was asked for: an older one is void.
+    Column("observed_at", TIMESTAMP(timezone=True), nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False),
+    _time("updated_at"),
+    UniqueConstraint("stripe_subscription_id", name="subscriptions_stripe_subscription_id_key"),
+    CheckConstraint(
+        "status IN ('incomplete', 'incomplete_expired', 'trialing', 'active', 'past_due', 'canceled',"
+        " 'unpaid', 'paused')",
+        name="known_status",
+    ),
+    CheckConstraint("points > 0 AND price_cents > 0", name="terms_positive"),
+    CheckConstraint("interval IN ('month', 'year')", name="known_interval"),
+    CheckConstraint("status <> 'canceled' OR ended_at IS NOT NULL", name="canceled_has_ended"),
+    Index("idx_subscriptions_user_created", "user_id", "created_at", "id"),
+)
+
+invoices = Table(
+    "invoices",
+    metadata,
+    # Stripe's.
+    Column("id", Text, primary_key=True),
+    Column("subscription_id", Uuid, ForeignKey("subscriptions.id"), nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("payment_id", Uuid, ForeignKey("payments.id"), nullable=False),
+    Column("billing_reason", Text),
+    Column("amount_paid_cents", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False),
+    UniqueConstraint("payment_id", name="invoices_payment_id_key"),
+    CheckConstraint("amount_paid_cents > 0", name="amount_positive"),
+    Index("idx_invoices_user_created", "user_id", "created_at"),
 )
 
 # Money that came and was not credited: an operator decides. Not a customer's row, hence no user_id.
@@ -153,20 +330,72 @@ quarantine = Table(
     "quarantine",
     metadata,
     _new_id(),
-    Column("session_id", Text, nullable=False),
+    Column("session_id", Text),
     Column("payment_intent_id", Text),
-    # The checkout that the session names, when there is one.
+    Column("invoice_id", Text),
+    # The payment, when Stripe named one.
+    Column("payment_id", Uuid, ForeignKey("payments.id")),
+    # The checkout that it names, when there is one.
     Column("checkout_id", Uuid, ForeignKey("checkouts.id")),
     Column("amount_cents", BigInteger),
     Column("currency", Text),
+    # Ours, as Stripe gave it back: whose payment it may be.
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("reason", Text, nullable=False),
     Column("status", Text, nullable=False, server_default="parked"),
+    Column("refund_id", Uuid, ForeignKey("refunds.id")),
+    Column("resolved_by", Text),
+    Column("resolution_reason", Text),
+    Column("resolved_at", TIMESTAMP(timezone=True)),
     _time("created_at"),
     UniqueConstraint("session_id", name="quarantine_session_id_key"),
-    CheckConstraint("status IN ('parked')", name="known_status"),
+    UniqueConstraint("payment_id", name="quarantine_payment_id_key"),
+    CheckConstraint("num_nonnulls(session_id, payment_intent_id, invoice_id) > 0", name="something_is_known"),
+    CheckConstraint("status IN ('parked', 'fulfilled', 'refunding', 'refunded')", name="known_status"),
+    CheckConstraint(
+        "(status IN ('fulfilled', 'refunded')) = (resolved_at IS NOT NULL)", name="resolved_has_a_time"
+    ),
     CheckConstraint(
         "reason IN ('amount_mismatch', 'currency_mismatch', 'not_a_payment', 'metadata_mismatch',"
-        " 'second_payment', 'unknown_checkout')",
+        " 'second_payment', 'unknown_checkout', 'unexpected_invoice')",
         name="known_reason",
     ),
+    Index("idx_quarantine_created", "created_at", "id"),
+)
+
+# Comparisons with Stripe, by schedule and on demand.
+reconciliations = Table(
+    "reconciliations",
+    metadata,
+    _new_id(),
+    Column("since", TIMESTAMP(timezone=True), nullable=False),
+    Column("until", TIMESTAMP(timezone=True), nullable=False),
+    # "schedule", or the operator.
+    Column("requested_by", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="running"),
+    Column("events_seen", BigInteger, nullable=False, server_default="0"),
+    Column("events_missing", BigInteger, nullable=False, server_default="0"),
+    Column("objects_seen", BigInteger, nullable=False, server_default="0"),
+    Column("objects_changed", BigInteger, nullable=False, server_default="0"),
+    Column("percent", Integer, nullable=False, server_default="0"),
+    # {kind: count}
+    Column("drift", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("error", Text),
+    Column("lease_token", Uuid),
+    _time("lease_until"),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    _time("started_at"),
+    Column("finished_at", TIMESTAMP(timezone=True)),
+    CheckConstraint("since <= until", name="goes_forward"),
+    CheckConstraint("status IN ('running', 'done')", name="known_status"),
+    CheckConstraint("(status = 'done') = (finished_at IS NOT NULL)", name="done_has_a_time"),
+    CheckConstraint("percent BETWEEN 0 AND 100", name="percent_in_range"),
+    # One at a time for each who asks, however many replicas there are.
+    Index(
+        "idx_reconciliations_running",
+        "requested_by",
+        unique=True,
+        postgresql_where=text("status = 'running'"),
+    ),
+    Index("idx_reconciliations_started", "started_at"),
 )

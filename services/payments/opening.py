@@ -16,8 +16,7 @@ Failpoints: payments.checkout.written (api.py), payments.stripe.session_created,
 
 import asyncio
 import json
-import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -26,10 +25,11 @@ from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.payments import queries, rules
 from services.payments.commands import checkouts, settlement
-from services.payments.commands.settlement import Settlement
-from services.payments.errors import StripeBusy, StripeKeySpent, StripeRefused, StripeUnknown
-from services.payments.rules import Checkout, Line, Session
-from services.payments.stripe_client import CALL_SECONDS, Stripe
+from services.payments.errors import StripeKeySpent, StripeRefused, StripeUnknown
+from services.payments.findings import Settlement
+from services.payments.rules import Checkout, Line
+from services.payments.stripe_client import CALL_SECONDS, Stripe, while_busy
+from services.payments.stripe_objects import Session
 
 log = logs.get(__name__)
 
@@ -38,7 +38,6 @@ TICK_SECONDS = 1.0
 REQUEST_SECONDS = 5.0
 _BATCH = 8
 _LONGEST_BACKOFF_SECONDS = 60.0
-_BUSY_PAUSE_SECONDS = 0.25
 # Our clock and Stripe's may differ when sessions are listed by time.
 _CLOCK_SKEW = timedelta(minutes=5)
 
@@ -51,7 +50,7 @@ def seal_request(keyring: Keyring, checkout_id: UUID, *, lines: Sequence[Line], 
     """The parameters of the session, kept so that each retry sends the same; they bear the e-mail."""
     plain = {
         "email": email,
-        "lines": [[line.title, line.unit_price_cents, line.quantity] for line in lines],
+        "lines": [[line.title, line.unit_price_cents, line.quantity, line.interval] for line in lines],
     }
     return keyring.seal(json.dumps(plain).encode(), place=_place(checkout_id))
 
@@ -122,7 +121,7 @@ class Opener:
 
     async def _create(self, checkout: Checkout, deadline: float) -> Session:
         lines, email = _open_request(self._keyring, checkout)
-        return await _while_busy(
+        return await while_busy(
             lambda: self._stripe.create_session(checkout, lines=lines, email=email, deadline=deadline),
             deadline=deadline,
         )
@@ -156,9 +155,9 @@ class Opener:
     async def record(self, session: Session) -> None:
         """Applies what Stripe says of a session; one that a checkout has no use for is ended."""
         async with self._database.worker() as connection:
-            settled = await settlement.settle_session(connection, session)
+            outcome = await settlement.settle_session(connection, session)
         self._after_commit()
-        if settled is Settlement.OTHER_SESSION and session.status == "open":
+        if outcome.settlement is Settlement.OTHER_SESSION and session.status == "open":
             log.error("session.left_over", session_id=session.id)
             deadline = asyncio.get_running_loop().time() + CALL_SECONDS
             await self._stripe.expire_session(session.id, deadline=deadline)
@@ -176,18 +175,3 @@ class Opener:
 
 
 _PREFERENCE = ("complete", "open", "expired")
-
-
-async def _while_busy(call: Callable[[], Awaitable[Session]], *, deadline: float) -> Session:
-    """Calls again under the same key while Stripe says 409 or 429 and there is time."""
-    loop = asyncio.get_running_loop()
-    pause = _BUSY_PAUSE_SECONDS
-    while True:
-        try:
-            return await call()
-        except StripeBusy:
-            wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
-            if loop.time() + wait + pause >= deadline:
-                raise
-            await asyncio.sleep(wait)
-            pause *= 2

@@ -1,24 +1,56 @@
-"""Reads of payments, and the locking reads by name."""
+"""Reads of payments, and the locking reads by name. Locks are taken in one order: checkout, subscription,
+payment, refund, quarantine."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Row, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.payments.models import checkouts, points_packages
-from services.payments.rules import Checkout, Package, Status
+from services.payments.models import checkouts, payments, plans, points_packages, refunds, subscriptions
+from services.payments.rules import (
+    Checkout,
+    Contest,
+    Package,
+    Payment,
+    Plan,
+    Refund,
+    Standing,
+    Status,
+    Subscription,
+)
 
 CHECKOUT_COLUMNS = (
     *(column for column in checkouts.c if column.name != "updated_at"),
     func.now().label("read_at"),
 )
 _PACKAGE_COLUMNS = [column for column in points_packages.c if column.name not in ("active", "created_at")]
+_PLAN_COLUMNS = [column for column in plans.c if column.name not in ("active", "created_at")]
+PAYMENT_COLUMNS = [column for column in payments.c if column.name not in ("created_at", "updated_at")]
+REFUND_COLUMNS = (
+    *(column for column in refunds.c if column.name != "updated_at"),
+    func.now().label("read_at"),
+)
+SUBSCRIPTION_COLUMNS = [column for column in subscriptions.c if column.name != "updated_at"]
 
 
 def as_checkout(row: Row[Any]) -> Checkout:
     fields = dict(row._mapping)
     return Checkout(**fields | {"status": Status(fields["status"])})
+
+
+def as_payment(row: Row[Any]) -> Payment:
+    fields = dict(row._mapping)
+    return Payment(
+        **fields | {"standing": Standing(fields["standing"]), "dispute": Contest(fields["dispute"])}
+    )
+
+
+async def database_now(connection: AsyncConnection) -> datetime:
+    """The clock that orders snapshots; read before Stripe is asked."""
+    now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
 
 
 async def list_packages(connection: AsyncConnection) -> list[Package]:
@@ -60,3 +92,81 @@ async def _find(
     query = select(*CHECKOUT_COLUMNS).where(condition)
     row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
     return as_checkout(row) if row else None
+
+
+async def list_plans(connection: AsyncConnection) -> list[Plan]:
+    """What can be subscribed to, the cheapest first."""
+    rows = await connection.execute(
+        select(*_PLAN_COLUMNS).where(plans.c.active).order_by(plans.c.price_cents, plans.c.id)
+    )
+    return [Plan(**row._mapping) for row in rows]
+
+
+async def find_plan(connection: AsyncConnection, plan_id: str, *, only_active: bool = True) -> Plan | None:
+    query = select(*_PLAN_COLUMNS).where(plans.c.id == plan_id)
+    row = (await connection.execute(query.where(plans.c.active) if only_active else query)).one_or_none()
+    return Plan(**row._mapping) if row else None
+
+
+async def lock_payment(connection: AsyncConnection, payment_intent_id: str) -> Payment | None:
+    """The payment with its row locked: whoever changes what is left of it decides under this lock."""
+    query = select(*PAYMENT_COLUMNS).where(payments.c.payment_intent_id == payment_intent_id)
+    row = (await connection.execute(query.with_for_update())).one_or_none()
+    return as_payment(row) if row else None
+
+
+async def knows_payment(connection: AsyncConnection, payment_intent_id: str) -> bool:
+    query = select(exists().where(payments.c.payment_intent_id == payment_intent_id))
+    return bool((await connection.execute(query)).scalar_one())
+
+
+async def intent_of_order(connection: AsyncConnection, order_id: UUID) -> str | None:
+    """The payment intent that paid an order."""
+    return await connection.scalar(
+        select(payments.c.payment_intent_id).where(
+            payments.c.order_id == order_id, payments.c.standing == Standing.FULFILLED
+        )
+    )
+
+
+async def find_refund(connection: AsyncConnection, refund_id: UUID) -> Refund | None:
+    row = (await connection.execute(select(*REFUND_COLUMNS).where(refunds.c.id == refund_id))).one_or_none()
+    return Refund(**row._mapping) if row else None
+
+
+async def knows_subscription(connection: AsyncConnection, stripe_subscription_id: str) -> bool:
+    query = select(exists().where(subscriptions.c.stripe_subscription_id == stripe_subscription_id))
+    return bool((await connection.execute(query)).scalar_one())
+
+
+async def lock_subscription(connection: AsyncConnection, stripe_subscription_id: str) -> Subscription | None:
+    """By Stripe's id, with its row locked."""
+    query = select(*SUBSCRIPTION_COLUMNS).where(
+        subscriptions.c.stripe_subscription_id == stripe_subscription_id
+    )
+    row = (await connection.execute(query.with_for_update())).one_or_none()
+    return Subscription(**row._mapping) if row else None
+
+
+async def find_subscription(connection: AsyncConnection, subscription_id: UUID) -> Subscription | None:
+    query = select(*SUBSCRIPTION_COLUMNS).where(subscriptions.c.id == subscription_id)
+    row = (await connection.execute(query)).one_or_none()
+    return Subscription(**row._mapping) if row else None
+
+
+# A user who has one of these should not buy the same plan once more.
+_LIVE = ("trialing", "active", "past_due", "unpaid", "paused")
+
+
+async def find_live_subscription(connection: AsyncConnection, *, user_id: UUID, plan_id: str) -> UUID | None:
+    """The user's subscription of a plan that goes on."""
+    return await connection.scalar(
+        select(subscriptions.c.id)
+        .where(
+            subscriptions.c.user_id == user_id,
+            subscriptions.c.plan_id == plan_id,
+            subscriptions.c.status.in_(_LIVE),
+            subscriptions.c.cancel_at_period_end.is_(False),
+        )
+        .limit(1)
+    )

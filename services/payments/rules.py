@@ -1,13 +1,13 @@
-"""Pure decisions of payments: states of a checkout, what a Stripe session says, keys and times."""
+"""Pure decisions of payments: states of a checkout, what Stripe's objects mean for us, keys and times."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from services.payments.errors import IllegalMove
+from services.payments.stripe_objects import Dispute, Invoice, Malformed, Metadata, Session
 
 SHOP_CURRENCY = "usd"
 # Stripe takes eight digits at most.
@@ -18,6 +18,8 @@ ATTEMPT_LIFETIME = timedelta(minutes=10)
 # Stripe refuses sessions that live for less than 30 minutes; the rest is for the way and for clocks.
 SHORTEST_SESSION = timedelta(minutes=31)
 LEASE = timedelta(seconds=10)
+# An event may take several calls to Stripe.
+EVENT_LEASE = timedelta(seconds=30)
 # Stripe's own `expired` event comes within this time of the session's end, if it comes at all.
 OVERDUE_GRACE = timedelta(seconds=60)
 
@@ -62,12 +64,26 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What a subscription gives for each paid invoice, and what that costs."""
+
+    id: str
+    name: str
+    points: int
+    price_cents: int
+    currency: str
+    interval: str
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line of the hosted page."""
 
     title: str
     unit_price_cents: int
     quantity: int
+    # month or year for a subscription, empty for what is paid once.
+    interval: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,7 @@ class Checkout:
     version: int
     order_id: UUID | None
     package_id: str | None
+    plan_id: str | None
     points: int
     amount_cents: int
     currency: str
@@ -108,70 +125,6 @@ class Checkout:
         return self.status is Status.EXPIRED and self.amount_cents == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What we read of Stripe's Checkout Session, from an event or from the API."""
-
-    id: str
-    mode: str
-    status: str
-    payment_status: str
-    amount_total: int | None
-    currency: str | None
-    url: str | None
-    payment_intent_id: str | None
-    client_reference_id: str | None
-    metadata: Mapping[str, str]
-
-
-class Malformed(ValueError):
-    """Stripe's object is not of the shape that its API promises."""
-
-
-def parse_session(fields: Mapping[str, Any]) -> Session:
-    """Reads a `checkout.session`; Malformed names what is wrong and never quotes the payload."""
-    if fields.get("object") != "checkout.session":
-        raise Malformed("object is not a checkout.session")
-    metadata = fields.get("metadata") or {}
-    if not isinstance(metadata, Mapping):
-        raise Malformed("metadata is not an object")
-    amount = fields.get("amount_total")
-    if amount is not None and (not isinstance(amount, int) or isinstance(amount, bool)):
-        raise Malformed("amount_total is not a whole number")
-    return Session(
-        id=_required(fields, "id"),
-        mode=_required(fields, "mode"),
-        status=_required(fields, "status"),
-        payment_status=_required(fields, "payment_status"),
-        amount_total=amount,
-        currency=_optional(fields, "currency"),
-        url=_optional(fields, "url"),
-        payment_intent_id=_reference(fields, "payment_intent"),
-        client_reference_id=_optional(fields, "client_reference_id"),
-        metadata={str(name): str(value) for name, value in metadata.items()},
-    )
-
-
-def _optional(fields: Mapping[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    raise Malformed(f"{name} is not a string")
-
-
-def _required(fields: Mapping[str, Any], name: str) -> str:
-    value = _optional(fields, name)
-    if not value:
-        raise Malformed(f"{name} is missing")
-    return value
-
-
-def _reference(fields: Mapping[str, Any], name: str) -> str | None:
-    """An id, or the id of the object when Stripe was asked to expand it."""
-    value = fields.get(name)
-    return _required(value, "id") if isinstance(value, Mapping) else _optional(fields, name)
-
-
 def news_of(session: Session, *, payment_failed: bool = False) -> Status:
     """The state that a session stands for. A delayed payment that failed leaves the session as it was
     (`complete`, `unpaid`), so that only the event's type tells it from one under way."""
@@ -187,17 +140,22 @@ def news_of(session: Session, *, payment_failed: bool = False) -> Status:
         raise Malformed("status is none of open, complete, expired") from None
 
 
-def checkout_of(session: Session) -> UUID | None:
-    """The checkout that a session names as its own."""
+def as_id(text: str | None) -> UUID | None:
+    """An id of ours out of Stripe's metadata, which anyone with the dashboard may edit."""
     try:
-        return UUID(session.metadata.get("checkout_id") or session.client_reference_id or "")
+        return UUID(text or "")
     except ValueError:
         return None
 
 
-def bears_our_metadata(session: Session) -> bool:
-    """Whether the session was opened by this shop, whatever has become of its checkout."""
-    names = session.metadata.keys()
+def checkout_of(session: Session) -> UUID | None:
+    """The checkout that a session names as its own."""
+    return as_id(session.metadata.get("checkout_id") or session.client_reference_id)
+
+
+def bears_our_metadata(metadata: Metadata) -> bool:
+    """Whether the object was made by this shop, whatever has become of its checkout."""
+    names = metadata.keys()
     return "checkout_id" in names or ("user_id" in names and not names.isdisjoint(_PURPOSES))
 
 
@@ -205,28 +163,200 @@ _PURPOSES = ("points_amount", "order_id")
 
 
 def metadata_of(checkout: Checkout) -> dict[str, str]:
-    """What is written on the session and on its payment intent; never the lines: a value holds 500
-    characters."""
+    """What is written on the session, and on its payment intent or subscription; never the lines: a value
+    holds 500 characters."""
     common = {"user_id": str(checkout.user_id), "checkout_id": str(checkout.id)}
     if checkout.order_id:
         return common | {"order_id": str(checkout.order_id)}
-    return common | {"points_amount": str(checkout.points), "package_id": str(checkout.package_id)}
+    common |= {"points_amount": str(checkout.points)}
+    if checkout.plan_id:
+        return common | {"plan_id": checkout.plan_id}
+    return common | {"package_id": str(checkout.package_id)}
 
 
-def mismatch(checkout: Checkout, session: Session) -> str | None:
-    """Why a paid session must not be fulfilled as this checkout; None when all of it agrees."""
-    if session.amount_total != checkout.amount_cents:
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A payment that Stripe says was made: by a session, by an intent of ours, or of an invoice."""
+
+    payment_intent_id: str | None
+    amount_cents: int | None
+    currency: str | None
+    metadata: Metadata
+    session_id: str | None = None
+    invoice_id: str | None = None
+
+
+def paid_by(session: Session) -> Paid:
+    return Paid(
+        payment_intent_id=session.payment_intent_id if session.mode == "payment" else None,
+        amount_cents=session.amount_total,
+        currency=session.currency,
+        metadata=session.metadata,
+        session_id=session.id,
+    )
+
+
+def mismatch(checkout: Checkout, paid: Paid) -> str | None:
+    """Why a payment must not be fulfilled as this checkout; None when all of it agrees."""
+    if paid.amount_cents != checkout.amount_cents:
         return "amount_mismatch"
-    if (session.currency or "").lower() != checkout.currency:
+    if (paid.currency or "").lower() != checkout.currency:
         return "currency_mismatch"
-    if session.mode != "payment" or not session.payment_intent_id:
+    if not paid.payment_intent_id:
         return "not_a_payment"
     ours = metadata_of(checkout)
-    if any(session.metadata.get(name) != value for name, value in ours.items()):
+    if any(paid.metadata.get(name) != value for name, value in ours.items()):
         return "metadata_mismatch"
-    if checkout.status is Status.PAID and session.payment_intent_id != checkout.payment_intent_id:
+    if checkout.status is Status.PAID and paid.payment_intent_id != checkout.payment_intent_id:
         return "second_payment"
     return None
+
+
+# What a subscription is billed for by itself; anything else was made by hand.
+_RENEWALS = ("subscription_create", "subscription_cycle")
+
+
+def invoice_mismatch(invoice: Invoice, *, price_cents: int, currency: str) -> str | None:
+    """Why a paid invoice must not give the points of its subscription."""
+    if invoice.billing_reason not in _RENEWALS:
+        return "unexpected_invoice"
+    if invoice.amount_paid != price_cents:
+        return "amount_mismatch"
+    return None if invoice.currency.lower() == currency else "currency_mismatch"
+
+
+class Standing(StrEnum):
+    FULFILLED = "fulfilled"
+    QUARANTINED = "quarantined"
+
+
+class Contest(StrEnum):
+    """What the disputes of a payment amount to."""
+
+    NONE = "none"
+    OPEN = "open"
+    WON = "won"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A PaymentIntent that was paid, and how much of it is left."""
+
+    id: UUID
+    user_id: UUID | None
+    payment_intent_id: str
+    checkout_id: UUID | None
+    order_id: UUID | None
+    invoice_id: str | None
+    amount_cents: int
+    currency: str
+    points: int
+    # Under which wallet knows the points; empty until they are granted.
+    grant_source: str | None
+    standing: Standing
+    version: int
+    # Asked for by us and not failed; Σ of these is never more than the amount.
+    requested_cents: int
+    # As Stripe lists them, whoever asked.
+    refunded_cents: int
+    disputed_cents: int
+    dispute: Contest
+    refunds_observed_at: datetime | None
+    disputes_observed_at: datetime | None
+
+    @property
+    def net_points(self) -> int:
+        return net_points(self.points, self.amount_cents, self.refunded_cents + self.disputed_cents)
+
+    @property
+    def refundable_cents(self) -> int:
+        """What may still be asked back: neither asked for by us nor refunded in the dashboard."""
+        return self.amount_cents - max(self.requested_cents, self.refunded_cents)
+
+
+def net_points(points: int, paid_cents: int, taken_back_cents: int) -> int:
+    """What a payment is worth after refunds and disputes; exact however it was split, since it depends on
+    the sum alone."""
+    return points - points * min(paid_cents, taken_back_cents) // paid_cents
+
+
+# docs.stripe.com/api/refunds/object#refund_object-status: these have left, or are about to leave, the shop.
+GIVEN_BACK = frozenset({"pending", "requires_action", "succeeded"})
+# docs.stripe.com/disputes/how-disputes-work: `warning_*` is an inquiry and moves no money.
+_OPEN_DISPUTES = frozenset({"needs_response", "under_review"})
+
+
+def disputed_cents(disputes: Iterable[Dispute]) -> int:
+    """What the bank holds or has kept."""
+    return sum(dispute.amount for dispute in disputes if dispute.status in _OPEN_DISPUTES | {"lost"})
+
+
+def contest_of(disputes: Iterable[Dispute]) -> Contest:
+    """The gravest of a payment's disputes: an open one before a lost one before a won one."""
+    statuses = {dispute.status for dispute in disputes}
+    if statuses & _OPEN_DISPUTES:
+        return Contest.OPEN
+    if "lost" in statuses:
+        return Contest.LOST
+    return Contest.WON if "won" in statuses else Contest.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money on its way back. `status` is Stripe's, or `creating` until Stripe has answered."""
+
+    id: UUID
+    payment_id: UUID
+    payment_intent_id: str
+    order_id: UUID | None
+    amount_cents: int
+    currency: str
+    status: str
+    # Whether we asked for it; else it was made in the dashboard.
+    is_ours: bool
+    reason: str
+    failure_reason: str | None
+    stripe_refund_id: str | None
+    version: int
+    attempt: int
+    attempt_until: datetime | None
+    lease_token: UUID | None
+    lease_until: datetime
+    tries: int
+    created_at: datetime
+    read_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a user agreed to, and Stripe's state of it when we last looked."""
+
+    id: UUID
+    user_id: UUID
+    plan_id: str
+    stripe_subscription_id: str
+    stripe_customer_id: str
+    status: str
+    points: int
+    price_cents: int
+    currency: str
+    interval: str
+    current_period_end: datetime
+    cancel_at_period_end: bool
+    ended_at: datetime | None
+    observed_at: datetime
+    created_at: datetime
+
+
+def refund_key(refund: Refund) -> str:
+    """Stripe's idempotency key of one attempt: the same on every retry."""
+    return f"refund:{refund.id}:{refund.attempt}"
+
+
+def may_create_refund(refund: Refund) -> bool:
+    """Whether the attempt's key may still be used."""
+    return refund.attempt_until is not None and refund.read_at < refund.attempt_until
 
 
 def total_of(lines: Sequence[Line]) -> int:

@@ -12,8 +12,15 @@ class Settings(ServiceSettings):
     stripe_api_base: str = "https://api.stripe.com"
     # host:port of the webhook endpoint.
     webhook_listen: str
+    # How often payments compares itself with Stripe.
+    reconcile_seconds: int = 300
     # Origin of the shop's pages: Stripe sends the customer back there.
     shop_url: str
+
+    @property
+    def livemode(self) -> bool:
+        """Whether the key moves real money (sk_live_…, rk_live_…)."""
+        return self.stripe_secret_key.get_secret_value().split("_")[1:2] == ["live"]
 
     def webhook_secrets(self) -> tuple[str, ...]:
         """At least one secret; ValueError when the variable holds none."""

@@ -5,7 +5,8 @@ later, any other `StripeUnknown` leaves open whether the call took effect. Whoev
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -14,23 +15,34 @@ from pydantic import SecretStr
 from stripe import HTTPXClient, StripeClient
 
 from services.chassis.ids import uuid7
-from services.payments import rules
+from services.payments import rules, stripe_objects
 from services.payments.errors import StripeBusy, StripeKeySpent, StripeRefused, StripeUnknown
-from services.payments.rules import Checkout, Line, Malformed, Session
+from services.payments.rules import Checkout, Line
+from services.payments.stripe_objects import (
+    Dispute,
+    Fields,
+    Invoice,
+    Malformed,
+    Refund,
+    Session,
+    Subscription,
+)
 
 API_VERSION = "2026-10-28.endive"
 CALL_SECONDS = 4.5
 # Below this there is no point in starting a call.
 _SHORTEST_CALL_SECONDS = 0.2
+_BUSY_PAUSE_SECONDS = 0.25
 _PAGE = 100
-# More sessions than this in the 45 minutes of one checkout are beyond what one listing may read.
+# More than this, of sessions in 45 minutes say, is beyond what one listing may read.
 _MAX_PAGES = 200
 
 _Answer = TypeVar("_Answer")
+_Parsed = TypeVar("_Parsed")
 
 
 class Stripe:
-    """Checkout Sessions of one Stripe account. `deadline` is in seconds of the running loop's clock."""
+    """One Stripe account. `deadline` is in seconds of the running loop's clock."""
 
     def __init__(self, *, secret_key: SecretStr, api_base: str, shop_url: str) -> None:
         self._http = HTTPXClient(timeout=CALL_SECONDS, allow_sync_methods=False)
@@ -55,10 +67,11 @@ class Stripe:
         call = self._client.v1.checkout.sessions.create_async(
             cast(Any, params), {"idempotency_key": rules.creation_key(checkout)}
         )
-        return _session(await _answer(call, deadline))
+        return _parsed(await _answer(call, deadline), stripe_objects.parse_session)
 
     async def retrieve_session(self, session_id: str, *, deadline: float) -> Session:
-        return _session(await _answer(self._client.v1.checkout.sessions.retrieve_async(session_id), deadline))
+        call = self._client.v1.checkout.sessions.retrieve_async(session_id)
+        return _parsed(await _answer(call, deadline), stripe_objects.parse_session)
 
     async def expire_session(self, session_id: str, *, deadline: float) -> Session:
         """Ends an open session; StripeRefused when it is not open. Ending it twice does no harm, hence a
@@ -66,44 +79,159 @@ class Stripe:
         call = self._client.v1.checkout.sessions.expire_async(
             session_id, None, {"idempotency_key": f"expire:{session_id}:{uuid7()}"}
         )
-        return _session(await _answer(call, deadline))
+        return _parsed(await _answer(call, deadline), stripe_objects.parse_session)
 
-    async def list_sessions(self, *, since: datetime, deadline: float) -> AsyncIterator[Session]:
+    def list_sessions(self, *, since: datetime, deadline: float) -> AsyncIterator[Session]:
         """Every session created at `since` or later, the newest first; StripeUnknown when they are too
         many to be read."""
-        params: dict[str, Any] = {"created": {"gte": int(since.timestamp())}, "limit": _PAGE}
+        params = {"created": {"gte": int(since.timestamp())}}
+        return self._pages(
+            self._client.v1.checkout.sessions.list_async, params, stripe_objects.parse_session, deadline
+        )
+
+    def list_sessions_of(self, payment_intent_id: str, *, deadline: float) -> AsyncIterator[Session]:
+        """The session that a payment was made in; nothing when it was made in another way."""
+        return self._pages(
+            self._client.v1.checkout.sessions.list_async,
+            {"payment_intent": payment_intent_id},
+            stripe_objects.parse_session,
+            deadline,
+        )
+
+    async def create_refund(self, refund: rules.Refund, *, deadline: float) -> Refund:
+        """Gives money back; the same key and parameters however often it is called."""
+        params = {
+            "payment_intent": refund.payment_intent_id,
+            "amount": refund.amount_cents,
+            "metadata": {"refund_id": str(refund.id)},
+        }
+        call = self._client.v1.refunds.create_async(
+            cast(Any, params), {"idempotency_key": rules.refund_key(refund)}
+        )
+        return _parsed(await _answer(call, deadline), stripe_objects.parse_refund)
+
+    def list_refunds(self, payment_intent_id: str, *, deadline: float) -> AsyncIterator[Refund]:
+        return self._pages(
+            self._client.v1.refunds.list_async,
+            {"payment_intent": payment_intent_id},
+            stripe_objects.parse_refund,
+            deadline,
+        )
+
+    def list_disputes(self, payment_intent_id: str, *, deadline: float) -> AsyncIterator[Dispute]:
+        return self._pages(
+            self._client.v1.disputes.list_async,
+            {"payment_intent": payment_intent_id},
+            stripe_objects.parse_dispute,
+            deadline,
+        )
+
+    async def retrieve_invoice(self, invoice_id: str, *, deadline: float) -> Invoice:
+        call = self._client.v1.invoices.retrieve_async(invoice_id)
+        return _parsed(await _answer(call, deadline), stripe_objects.parse_invoice)
+
+    async def payment_of_invoice(self, invoice_id: str, *, deadline: float) -> str | None:
+        """The payment intent that paid an invoice."""
+        params = {"invoice": invoice_id, "status": "paid"}
+        pages = self._pages(
+            self._client.v1.invoice_payments.list_async, params, stripe_objects.parse_paid_by, deadline
+        )
+        return next(iter([intent async for intent in pages if intent]), None)
+
+    async def invoice_of_payment(self, payment_intent_id: str, *, deadline: float) -> str | None:
+        """The invoice that a payment intent paid."""
+        params = {"payment": {"type": "payment_intent", "payment_intent": payment_intent_id}}
+        pages = self._pages(
+            self._client.v1.invoice_payments.list_async,
+            params,
+            lambda fields: stripe_objects.reference(fields, "invoice"),
+            deadline,
+        )
+        return next(iter([invoice async for invoice in pages if invoice]), None)
+
+    async def retrieve_subscription(self, subscription_id: str, *, deadline: float) -> Subscription:
+        call = self._client.v1.subscriptions.retrieve_async(subscription_id)
+        return _parsed(await _answer(call, deadline), stripe_objects.parse_subscription)
+
+    async def end_with_period(self, subscription_id: str, *, deadline: float) -> Subscription:
+        """No renewal any more. Asking twice does no harm, hence a new key for each call."""
+        call = self._client.v1.subscriptions.update_async(
+            subscription_id,
+            {"cancel_at_period_end": True},
+            {"idempotency_key": f"end:{subscription_id}:{uuid7()}"},
+        )
+        return _parsed(await _answer(call, deadline), stripe_objects.parse_subscription)
+
+    def list_events(
+        self, types: Sequence[str], *, since: datetime, undelivered: bool = False, page_seconds: float
+    ) -> AsyncIterator[Fields]:
+        """Stripe's events of some types, the newest first, as they would have come by webhook. Stripe keeps
+        them for 30 days. Each page has a deadline of its own."""
+        params: dict[str, Any] = {"types": list(types), "created": {"gte": int(since.timestamp())}}
+        params |= {"delivery_success": False} if undelivered else {}
+        return self._pages(
+            self._client.v1.events.list_async, params, dict, deadline=None, page_seconds=page_seconds
+        )
+
+    async def _pages(
+        self,
+        listing: Callable[[Any], Awaitable[Any]],
+        params: Mapping[str, Any],
+        parse: Callable[[Fields], _Parsed],
+        deadline: float | None,
+        page_seconds: float = CALL_SECONDS,
+    ) -> AsyncIterator[_Parsed]:
+        asked: dict[str, Any] = {**params, "limit": _PAGE}
         for _ in range(_MAX_PAGES):
-            page = await _answer(self._client.v1.checkout.sessions.list_async(cast(Any, params)), deadline)
+            until = deadline or asyncio.get_running_loop().time() + page_seconds
+            page = await _answer(listing(asked), until)
             for item in page.data:
-                yield _session(item)
+                yield _parsed(item, parse)
             if not page.has_more:
                 return
-            params["starting_after"] = page.data[-1].id
+            asked["starting_after"] = page.data[-1].id
         raise StripeUnknown("the listing has too many pages")
 
     def _creation(self, checkout: Checkout, lines: list[Line], email: str) -> dict[str, Any]:
         metadata = rules.metadata_of(checkout)
         params: dict[str, Any] = {
-            "mode": "payment",
+            "mode": "subscription" if checkout.plan_id else "payment",
             "client_reference_id": str(checkout.id),
             "metadata": metadata,
-            "payment_intent_data": {"metadata": metadata},
-            "line_items": [
-                {
-                    "quantity": line.quantity,
-                    "price_data": {
-                        "currency": checkout.currency,
-                        "unit_amount": line.unit_price_cents,
-                        "product_data": {"name": line.title},
-                    },
-                }
-                for line in lines
-            ],
+            # A subscription's payments are found by its invoices, which carry its metadata.
+            "subscription_data" if checkout.plan_id else "payment_intent_data": {"metadata": metadata},
+            "line_items": [_line_item(checkout, line) for line in lines],
             "success_url": f"{self._shop_url}/checkout/success?checkout_id={checkout.id}",
             "cancel_url": f"{self._shop_url}/checkout/cancel?checkout_id={checkout.id}",
             "expires_at": int(checkout.expires_at.timestamp()),
         }
         return params | ({"customer_email": email} if email else {})
+
+
+def _line_item(checkout: Checkout, line: Line) -> dict[str, Any]:
+    price: dict[str, Any] = {
+        "currency": checkout.currency,
+        "unit_amount": line.unit_price_cents,
+        "product_data": {"name": line.title},
+    }
+    if line.interval:
+        price["recurring"] = {"interval": line.interval}
+    return {"quantity": line.quantity, "price_data": price}
+
+
+async def while_busy(call: Callable[[], Awaitable[_Answer]], *, deadline: float) -> _Answer:
+    """Calls again under the same key while Stripe says 409 or 429 and there is time."""
+    loop = asyncio.get_running_loop()
+    pause = _BUSY_PAUSE_SECONDS
+    while True:
+        try:
+            return await call()
+        except StripeBusy:
+            wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
+            if loop.time() + wait + pause >= deadline:
+                raise
+            await asyncio.sleep(wait)
+            pause *= 2
 
 
 async def _answer(call: Awaitable[_Answer], deadline: float) -> _Answer:
@@ -137,8 +265,8 @@ def _is_replayed(error: stripe.StripeError) -> bool:
     return (error.headers or {}).get("idempotent-replayed", "").lower() == "true"
 
 
-def _session(answer: stripe.checkout.Session) -> Session:
+def _parsed(answer: Any, parse: Callable[[Fields], _Parsed]) -> _Parsed:
     try:
-        return rules.parse_session(answer.to_dict())
+        return parse(answer.to_dict())
     except Malformed as error:
-        raise StripeUnknown(f"malformed session: {error}") from error
+        raise StripeUnknown(f"malformed answer: {error}") from error

@@ -16,7 +16,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -32,6 +31,7 @@ from services.chassis import failpoints, logs
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.payments.commands import events
+from services.payments.commands.events import Envelope
 from services.payments.events import payload_place
 
 log = logs.get(__name__)
@@ -52,17 +52,12 @@ class BadWebhook(Exception):
     """Not an event that Stripe signed for us."""
 
 
+class WrongMode(Exception):
+    """A test event for a live shop, or the other way round: it may never change anything."""
+
+
 class BodyTooLarge(Exception):
     """More than MAX_BODY_BYTES."""
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What is read of an event before it is stored."""
-
-    id: str
-    type: str
-    created: int
 
 
 def verify(body: bytes, header: str | None, *, secrets: Sequence[str], now: float) -> None:
@@ -92,18 +87,49 @@ def _signature_parts(header: str) -> tuple[str, list[str]]:
     return timestamps[0], signatures
 
 
-def read_envelope(body: bytes) -> Envelope:
-    """Id, type and time of a verified event; BadWebhook when it is none (thin events are none)."""
+def read_envelope(body: bytes, *, livemode: bool) -> Envelope:
+    """What is kept beside a verified event; BadWebhook when it is none (thin events are none), WrongMode
+    when it is of the other mode than our key."""
     try:
         event = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadWebhook("json") from error
     if not isinstance(event, dict) or event.get("object") != "event":
         raise BadWebhook("object")
+    if event.get("livemode", livemode) is not livemode:
+        raise WrongMode
+    return envelope_of(event)
+
+
+def envelope_of(event: dict[str, Any]) -> Envelope:
+    """Id, type, time and subject of an event, as it came by webhook or from a listing."""
     created = event.get("created")
     if type(created) is not int or not 0 <= created < _MAX_CREATED:
         raise BadWebhook("created")
-    return Envelope(id=_label(event.get("id")), type=_label(event.get("type")), created=created)
+    return Envelope(
+        id=_label(event.get("id")),
+        type=_label(event.get("type")),
+        created=created,
+        **_subject(event),
+    )
+
+
+def _subject(event: dict[str, Any]) -> dict[str, str | None]:
+    """What to find the event by; nothing is refused for it."""
+    data = event.get("data")
+    subject = data.get("object") if isinstance(data, dict) else None
+    if not isinstance(subject, dict):
+        return {}
+    is_intent = subject.get("object") == "payment_intent"
+    named = {"object_id": "id", "payment_intent_id": "id" if is_intent else "payment_intent"}
+    return {column: _label_or_none(subject.get(field)) for column, field in named.items()}
+
+
+def _label_or_none(value: Any) -> str | None:
+    try:
+        return _label(value)
+    except BadWebhook:
+        return None
 
 
 def _label(value: Any) -> str:
@@ -117,11 +143,18 @@ class Receiver:
     """Keeps events; `wake` tells the worker that there is one."""
 
     def __init__(
-        self, *, database: Database, keyring: Keyring, secrets: Sequence[str], wake: Callable[[], None]
+        self,
+        *,
+        database: Database,
+        keyring: Keyring,
+        secrets: Sequence[str],
+        livemode: bool,
+        wake: Callable[[], None],
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._secrets = secrets
+        self._livemode = livemode
         self._wake = wake
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._running = 0
@@ -140,10 +173,13 @@ class Receiver:
         try:
             body = await _read_body(request)
             verify(body, request.headers.get("stripe-signature"), secrets=self._secrets, now=time.time())
-            envelope = read_envelope(body)
+            envelope = read_envelope(body, livemode=self._livemode)
         except BadWebhook as error:
             log.warning("webhook.refused", why=str(error))
             return problem(400, "invalid_signature", "Invalid signature")
+        except WrongMode:
+            log.warning("webhook.wrong_mode", livemode_of_key=self._livemode)
+            return problem(400, "wrong_livemode", "Wrong mode")
         except BodyTooLarge:
             return problem(413, "body_too_large", "The body is too large")
         return await self._keep(envelope, body)
@@ -153,13 +189,7 @@ class Receiver:
         try:
             # Few at once, so that a burst leaves connections to the workers.
             async with self._slots, self._database.worker() as connection:
-                await events.receive_event(
-                    connection,
-                    event_id=envelope.id,
-                    event_type=envelope.type,
-                    created=envelope.created,
-                    sealed_payload=sealed,
-                )
+                await events.receive_event(connection, envelope, sealed_payload=sealed)
         except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
             log.error("webhook.not_kept", event_id=envelope.id, error=type(error).__name__)
             return problem(503, "service_unavailable", "Try again")

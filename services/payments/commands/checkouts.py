@@ -1,6 +1,7 @@
 """Checkouts up to the moment when Stripe knows them: begin, lease, refuse, try anew, give up."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -21,19 +22,43 @@ from services.payments.rules import (
     SHOP_CURRENCY,
     SHORTEST_SESSION,
     Checkout,
+    Line,
     Package,
+    Plan,
     Status,
 )
 
 _ABSENT = b""
 
 
-async def begin_points_checkout(
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """What a checkout sells for itself: a package once, or a plan for each invoice."""
+
+    line: Line
+    points: int
+    currency: str
+    package_id: str | None = None
+    plan_id: str | None = None
+
+    @classmethod
+    def of_package(cls, package: Package) -> "Sale":
+        line = Line(f"{package.name}: {package.points} points", package.price_cents, 1)
+        return cls(line, package.points, package.currency, package_id=package.id)
+
+    @classmethod
+    def of_plan(cls, plan: Plan) -> "Sale":
+        title = f"{plan.name}: {plan.points} points a {plan.interval}"
+        line = Line(title, plan.price_cents, 1, interval=plan.interval)
+        return cls(line, plan.points, plan.currency, plan_id=plan.id)
+
+
+async def begin_sale(
     connection: AsyncConnection,
     *,
     request: idempotency.Request,
     checkout_id: UUID,
-    package: Package,
+    sale: Sale,
     sealed_request: bytes,
 ) -> Checkout | None:
     """Writes a checkout, leased to the caller, before Stripe is called; None when a twin of the
@@ -44,10 +69,11 @@ async def begin_points_checkout(
         connection,
         id=checkout_id,
         user_id=request.user_id,
-        package_id=package.id,
-        points=package.points,
-        amount_cents=package.price_cents,
-        currency=package.currency,
+        package_id=sale.package_id,
+        plan_id=sale.plan_id,
+        points=sale.points,
+        amount_cents=sale.line.unit_price_cents,
+        currency=sale.currency,
         request=sealed_request,
     )
 
@@ -190,7 +216,7 @@ async def _give_up(connection: AsyncConnection, checkout: Checkout, **values: An
         # A webhook or another worker knows more than this call did.
         return
     changed = await change_state(connection, locked, values)
-    await facts.emit_change(connection, changed)
+    await facts.emit_checkout(connection, changed)
 
 
 async def change_state(

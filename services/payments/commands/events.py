@@ -1,20 +1,33 @@
 """The stored Stripe events: received once, claimed under a lease, finished or tried again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import func, literal, select, update
+from sqlalchemy import ColumnElement, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.ids import uuid7
 from services.payments.errors import LeaseLost
+from services.payments.findings import Effect
 from services.payments.models import stripe_events
-from services.payments.rules import LEASE
+from services.payments.rules import EVENT_LEASE
 
 _MAX_ERROR_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What is read of an event before it is stored. `created` is in Unix seconds."""
+
+    id: str
+    type: str
+    created: int
+    # Stripe's ids of what it is about, where they are short enough to be ids.
+    object_id: str | None = None
+    payment_intent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +39,17 @@ class ClaimedEvent:
     lease_token: UUID
 
 
-async def receive_event(
-    connection: AsyncConnection, *, event_id: str, event_type: str, created: int, sealed_payload: bytes
-) -> bool:
-    """Keeps an event; False when it was known. `created` is in Unix seconds."""
+async def receive_event(connection: AsyncConnection, envelope: Envelope, *, sealed_payload: bytes) -> bool:
+    """Keeps an event; False when it was known."""
     # RETURNING, since SQLAlchemy keeps no rowcount of an INSERT.
     stored = await connection.scalar(
         insert(stripe_events)
         .values(
-            id=event_id,
-            type=event_type,
-            created=datetime.fromtimestamp(created, UTC),
+            id=envelope.id,
+            type=envelope.type,
+            created=datetime.fromtimestamp(envelope.created, UTC),
+            object_id=envelope.object_id,
+            payment_intent_id=envelope.payment_intent_id,
             payload=sealed_payload,
         )
         .on_conflict_do_nothing()
@@ -58,7 +71,9 @@ async def claim_events(connection: AsyncConnection, *, limit: int) -> Sequence[C
     rows = await connection.execute(
         update(stripe_events)
         .where(stripe_events.c.id.in_(due))
-        .values(lease_token=token, lease_until=func.now() + LEASE, attempts=stripe_events.c.attempts + 1)
+        .values(
+            lease_token=token, lease_until=func.now() + EVENT_LEASE, attempts=stripe_events.c.attempts + 1
+        )
         .returning(
             stripe_events.c.id,
             stripe_events.c.type,
@@ -70,7 +85,9 @@ async def claim_events(connection: AsyncConnection, *, limit: int) -> Sequence[C
     return [ClaimedEvent(**row._mapping) for row in rows]
 
 
-async def finish_event(connection: AsyncConnection, event: ClaimedEvent, *, ignored: bool) -> None:
+async def finish_event(
+    connection: AsyncConnection, event: ClaimedEvent, *, ignored: bool, effects: Sequence[Effect]
+) -> None:
     """Marks the event in the transaction of its effects; LeaseLost rolls them back when another worker
     has taken it over."""
     result = await connection.execute(
@@ -85,6 +102,8 @@ async def finish_event(connection: AsyncConnection, event: ClaimedEvent, *, igno
             processed_at=func.now(),
             lease_token=None,
             error=None,
+            # A replay that finds everything done keeps what the first time caused.
+            **({"effects": [asdict(effect) for effect in effects]} if effects else {}),
         )
     )
     if result.rowcount != 1:
@@ -104,3 +123,16 @@ async def retry_event(
             lease_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, literal(delay_seconds)),
         )
     )
+
+
+async def replay_events(connection: AsyncConnection, chosen: ColumnElement[bool], *, limit: int) -> list[str]:
+    """Makes events received again, except those that are being handled; returns their ids."""
+    idle = stripe_events.c.lease_token.is_(None)
+    ids = select(stripe_events.c.id).where(chosen, idle).order_by(stripe_events.c.received_at).limit(limit)
+    rows = await connection.execute(
+        update(stripe_events)
+        .where(stripe_events.c.id == ids.with_for_update(skip_locked=True).cte("chosen").c.id)
+        .values(status="received", processed_at=None, attempts=0, error=None, lease_until=func.now())
+        .returning(stripe_events.c.id)
+    )
+    return [str(row[0]) for row in rows]

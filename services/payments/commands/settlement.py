@@ -1,125 +1,154 @@
-"""One path for everything that Stripe says about a session, however we heard it: the answer to a call,
-a webhook, a listing, a poll."""
+"""One path for everything that Stripe says, however we heard it: an answer, a webhook, a listing, a poll.
 
-from dataclasses import dataclass
-from enum import Enum, auto
+The row's lock makes one effect of any number of messengers. Paid money that does not match is parked, never
+lost.
+"""
+
 from typing import Any
 
-from sqlalchemy import insert
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import logs
-from services.payments import facts, queries, rules
+from services.payments import facts, findings, queries, rules
+from services.payments.commands import money_back, subscriptions
 from services.payments.commands.checkouts import change_state
-from services.payments.models import payments, quarantine
-from services.payments.rules import Checkout, Session, Status
+from services.payments.commands.payments import Terms, fulfil, park
+from services.payments.findings import (
+    NOT_OURS,
+    OLD_NEWS,
+    OTHER_SESSION,
+    DeclineFound,
+    DisputesFound,
+    Effect,
+    Finding,
+    IntentFound,
+    InvoiceFound,
+    Outcome,
+    RefundsFound,
+    SessionFound,
+    Settlement,
+    SubscriptionFound,
+)
+from services.payments.rules import Checkout, Paid, Status
+from services.payments.stripe_objects import Intent, Session
 
 log = logs.get(__name__)
 
 
-class Settlement(Enum):
-    APPLIED = auto()
-    # Known already, or overtaken by something later.
-    OLD_NEWS = auto()
-    # The checkout has another session: this one should not be paid.
-    OTHER_SESSION = auto()
-    QUARANTINED = auto()
-    # Nothing of this shop.
-    NOT_OURS = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _News:
-    session: Session
-    status: Status
+async def settle(connection: AsyncConnection, finding: Finding) -> Outcome:
+    """Brings our state to where the finding says Stripe is, in the caller's transaction."""
+    match finding:
+        case SessionFound(session, payment_failed):
+            return await settle_session(connection, session, payment_failed=payment_failed)
+        case IntentFound(intent):
+            return await settle_intent(connection, intent)
+        case DeclineFound(intent):
+            return OLD_NEWS if rules.bears_our_metadata(intent.metadata) else NOT_OURS
+        case InvoiceFound():
+            return await subscriptions.settle_invoice(connection, finding)
+        case SubscriptionFound():
+            return await subscriptions.settle_subscription(connection, finding)
+        case RefundsFound():
+            return await money_back.settle_refunds(connection, finding)
+        case DisputesFound():
+            return await money_back.settle_disputes(connection, finding)
 
 
 async def settle_session(
     connection: AsyncConnection, session: Session, *, payment_failed: bool = False
-) -> Settlement:
-    """Brings the checkout that the session names to where Stripe says it is; the row's lock makes one
-    effect of any number of messengers. A paid session that does not match is parked, never lost."""
-    news = _News(session, rules.news_of(session, payment_failed=payment_failed))
+) -> Outcome:
+    status = rules.news_of(session, payment_failed=payment_failed)
     checkout_id = rules.checkout_of(session)
     checkout = await queries.lock_checkout(connection, checkout_id) if checkout_id else None
     if checkout is None:
-        return await _settle_stray(connection, news)
-    if news.status is Status.PAID:
-        reason = rules.mismatch(checkout, session)
-        if reason is not None:
-            return await _park_payment(connection, checkout, session, reason)
+        return await _settle_stray(connection, rules.paid_by(session), status)
+    if checkout.plan_id is not None:
+        # The money comes by invoices, which are compared on their own.
+        if checkout.session_id not in (None, session.id):
+            return OTHER_SESSION
+    elif status is Status.PAID:
+        return await _settle_paid(connection, checkout, rules.paid_by(session))
     elif checkout.session_id not in (None, session.id):
-        return Settlement.OTHER_SESSION
-    if not rules.moves(checkout.status, news.status):
-        return Settlement.OLD_NEWS
-    await _apply(connection, checkout, news)
-    return Settlement.APPLIED
-
-
-async def _settle_stray(connection: AsyncConnection, news: _News) -> Settlement:
-    if not rules.bears_our_metadata(news.session):
-        return Settlement.NOT_OURS
-    if news.status is not Status.PAID:
-        return Settlement.OLD_NEWS
-    await _park(connection, None, news.session, "unknown_checkout")
-    return Settlement.QUARANTINED
-
-
-async def _apply(connection: AsyncConnection, checkout: Checkout, news: _News) -> None:
-    values: dict[str, Any] = {
-        "status": news.status,
-        "session_id": news.session.id,
-        "url": news.session.url or checkout.url,
-        "failure_reason": "payment_failed" if news.status is Status.FAILED else None,
-    }
-    if news.status is Status.PAID:
-        values["payment_intent_id"] = news.session.payment_intent_id
-    changed = await change_state(connection, checkout, values)
-    if changed.status is Status.PAID:
-        await connection.execute(
-            insert(payments).values(
-                user_id=changed.user_id,
-                checkout_id=changed.id,
-                payment_intent_id=changed.payment_intent_id,
-                amount_cents=changed.amount_cents,
-                currency=changed.currency,
-            )
-        )
-    await facts.emit_change(connection, changed)
-    log.info("checkout.changed", checkout_id=str(changed.id), status=changed.status, version=changed.version)
-
-
-async def _park_payment(
-    connection: AsyncConnection, checkout: Checkout, session: Session, reason: str
-) -> Settlement:
-    await _park(connection, checkout, session, reason)
-    if checkout.session_id in (None, session.id) and rules.moves(checkout.status, Status.FAILED):
-        # Its own session is used up: it cannot be paid any more unless an operator says so.
-        changed = await change_state(
-            connection,
-            checkout,
-            {"status": Status.FAILED, "session_id": session.id, "failure_reason": reason},
-        )
-        await facts.emit_change(connection, changed)
-    return Settlement.QUARANTINED
-
-
-async def _park(
-    connection: AsyncConnection, checkout: Checkout | None, session: Session, reason: str
-) -> None:
-    parked = await connection.scalar(
-        upsert(quarantine)
-        .values(
-            session_id=session.id,
-            payment_intent_id=session.payment_intent_id,
-            checkout_id=checkout.id if checkout else None,
-            amount_cents=session.amount_total,
-            currency=session.currency,
-            reason=reason,
-        )
-        .on_conflict_do_nothing(constraint="quarantine_session_id_key")
-        .returning(quarantine.c.id)
+        return OTHER_SESSION
+    if not rules.moves(checkout.status, status):
+        return OLD_NEWS
+    return await _move(
+        connection,
+        checkout,
+        {
+            "status": status,
+            "session_id": session.id,
+            "url": session.url or checkout.url,
+            "failure_reason": "payment_failed" if status is Status.FAILED else None,
+        },
     )
-    if parked:
-        log.error("payment.quarantined", session_id=session.id, reason=reason)
+
+
+async def settle_intent(connection: AsyncConnection, intent: Intent) -> Outcome:
+    """A payment intent of a checkout that succeeded; of an invoice, the invoice is the news."""
+    if not rules.bears_our_metadata(intent.metadata):
+        return NOT_OURS
+    paid = Paid(intent.id, intent.amount_received, intent.currency, intent.metadata)
+    checkout_id = rules.as_id(intent.metadata.get("checkout_id"))
+    checkout = await queries.lock_checkout(connection, checkout_id) if checkout_id else None
+    if checkout is None:
+        return await _settle_stray(connection, paid, Status.PAID)
+    return await _settle_paid(connection, checkout, paid)
+
+
+async def _settle_stray(connection: AsyncConnection, paid: Paid, status: Status) -> Outcome:
+    if not rules.bears_our_metadata(paid.metadata):
+        return NOT_OURS
+    if status is not Status.PAID:
+        return OLD_NEWS
+    return await park(connection, paid, reason="unknown_checkout", checkout=None)
+
+
+async def _settle_paid(connection: AsyncConnection, checkout: Checkout, paid: Paid) -> Outcome:
+    reason = rules.mismatch(checkout, paid)
+    if reason is not None:
+        return await _park(connection, checkout, paid, reason)
+    assert paid.payment_intent_id, "what has none does not match"
+    if not rules.moves(checkout.status, Status.PAID):
+        return OLD_NEWS
+    known = await queries.lock_payment(connection, paid.payment_intent_id)
+    if known is not None:
+        # Parked before, for another reason: only an operator lets it out.
+        return OLD_NEWS
+    return await credit(connection, checkout, paid)
+
+
+async def credit(connection: AsyncConnection, checkout: Checkout, paid: Paid) -> Outcome:
+    """The checkout is paid, by this payment."""
+    assert paid.payment_intent_id, "only a payment intent pays"
+    values = {"status": Status.PAID, "payment_intent_id": paid.payment_intent_id, "failure_reason": None}
+    moved = await _move(connection, checkout, values | {"session_id": paid.session_id or checkout.session_id})
+    terms = Terms(
+        user_id=checkout.user_id,
+        points=checkout.points,
+        grant_source=str(checkout.id) if checkout.points else None,
+        # Above every version that the checkout has had, so that a grant's versions rise.
+        version=checkout.version + 1,
+        checkout_id=checkout.id,
+        order_id=checkout.order_id,
+    )
+    return findings.together([moved, await fulfil(connection, paid, terms)])
+
+
+async def _park(connection: AsyncConnection, checkout: Checkout, paid: Paid, reason: str) -> Outcome:
+    parked = await park(connection, paid, reason=reason, checkout=checkout)
+    is_its_own = paid.session_id is not None and checkout.session_id in (None, paid.session_id)
+    if not is_its_own or not rules.moves(checkout.status, Status.FAILED):
+        return parked
+    # Its own session is used up: it cannot be paid any more unless an operator says so.
+    values = {"status": Status.FAILED, "session_id": paid.session_id, "failure_reason": reason}
+    moved = await _move(connection, checkout, values)
+    return findings.together([parked, moved])
+
+
+async def _move(connection: AsyncConnection, checkout: Checkout, values: dict[str, Any]) -> Outcome:
+    changed = await change_state(connection, checkout, values)
+    await facts.emit_checkout(connection, changed)
+    log.info("checkout.changed", checkout_id=str(changed.id), status=changed.status, version=changed.version)
+    effect = Effect("checkout", str(changed.id), f"{checkout.status} -> {changed.status}")
+    return Outcome(Settlement.APPLIED, (effect,))

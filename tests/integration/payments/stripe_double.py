@@ -138,6 +138,10 @@ class StripeDouble:
         session |= {"status": "expired", "url": None}
         return JSONResponse(session)
 
+    async def no_events(self, _: Request) -> Response:
+        """What reconciliation compares is the sandbox's business."""
+        return JSONResponse({"object": "list", "url": "/v1/events", "data": [], "has_more": False})
+
     async def list(self, request: Request) -> Response:
         """Newest first, three to a page, so that every listing of a test is paged."""
         since = int(request.query_params["created[gte]"])
@@ -175,6 +179,7 @@ def running_double() -> Iterator[StripeDouble]:
             Route("/v1/checkout/sessions", double.create, methods=["POST"]),
             Route("/v1/checkout/sessions", double.list, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}", double.retrieve, methods=["GET"]),
+            Route("/v1/events", double.no_events, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}/expire", double.expire, methods=["POST"]),
         ]
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -48,7 +47,7 @@ async def test_the_migrations_build_what_the_models_say(process: PaymentsProcess
     assert migrated == modelled
 
 
-@pytest.mark.parametrize("table", ["checkouts", "payments", "idempotency_keys"])
+@pytest.mark.parametrize("table", ["checkouts", "payments", "idempotency_keys", "subscriptions", "invoices"])
 async def test_tables_of_users_are_under_forced_row_security(process: PaymentsProcess, table: str) -> None:
     query = "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = %s::regclass"
     with psycopg.connect(process.admin_url) as connection:
@@ -134,8 +133,8 @@ async def test_the_customers_login_may_not(database: Database, statement: str) -
         ("amount_cents = 0", "amount_positive"),
         ("amount_cents = -1", "amount_positive"),
         ("currency = 'USD'", "currency_is_iso_4217"),
-        ("points = 5", "packages_give_points"),
-        ("package_id = 'basic', points = 5", "one_purpose"),
+        ("points = 5", "all_but_orders_give_points"),
+        ("package_id = 'basic'", "one_purpose"),
         ("attempt_until = expires_at + interval '1 second'", "attempt_within_lifetime"),
         ("version = 0", "counters_in_range"),
     ],
@@ -174,12 +173,12 @@ async def test_whoever_lost_the_lease_changes_nothing(database: Database, checko
 
 
 async def test_an_event_is_finished_by_whoever_holds_its_lease(database: Database) -> None:
-    event: dict[str, Any] = {"event_id": f"evt_{uuid4().hex}", "event_type": "x", "created": 1}
+    event = events.Envelope(id=f"evt_{uuid4().hex}", type="x", created=1)
     async with database.worker() as connection:
-        assert await events.receive_event(connection, **event, sealed_payload=b"")
-        assert not await events.receive_event(connection, **event, sealed_payload=b"")
+        assert await events.receive_event(connection, event, sealed_payload=b"")
+        assert not await events.receive_event(connection, event, sealed_payload=b"")
         claimed = await events.claim_events(connection, limit=1000)
-        [late] = [one for one in claimed if one.id == event["event_id"]]
+        [late] = [one for one in claimed if one.id == event.id]
         holder = replace(late, lease_token=uuid4())
         await connection.execute(
             text("UPDATE stripe_events SET lease_token = :token WHERE id = :id"),
@@ -187,7 +186,7 @@ async def test_an_event_is_finished_by_whoever_holds_its_lease(database: Databas
         )
         await events.retry_event(connection, late, error="late", delay_seconds=0)
         with pytest.raises(LeaseLost):
-            await events.finish_event(connection, late, ignored=False)
-        await events.finish_event(connection, holder, ignored=True)
+            await events.finish_event(connection, late, ignored=False, effects=())
+        await events.finish_event(connection, holder, ignored=True, effects=())
         with pytest.raises(LeaseLost):
-            await events.finish_event(connection, holder, ignored=True)
+            await events.finish_event(connection, holder, ignored=True, effects=())

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from services.payments import rules
+from services.payments import rules, stripe_objects
 from services.payments.errors import IllegalMove
-from services.payments.rules import Checkout, Malformed, Session, Status
+from services.payments.rules import Checkout, Status
+from services.payments.stripe_objects import Dispute, Malformed, Session
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHECKOUT = Checkout(
@@ -20,6 +21,7 @@ CHECKOUT = Checkout(
     version=2,
     order_id=None,
     package_id="premium",
+    plan_id=None,
     points=550,
     amount_cents=3999,
     currency="usd",
@@ -46,6 +48,7 @@ PAID = Session(
     currency="usd",
     url=None,
     payment_intent_id="pi_1",
+    subscription_id=None,
     client_reference_id=str(UUID(int=1)),
     metadata=rules.metadata_of(CHECKOUT),
 )
@@ -100,7 +103,7 @@ def test_nothing_leads_back_to_creating() -> None:
 def test_a_session_stands_for_one_state(
     status: str, payment_status: str, failed: bool, expected: Status
 ) -> None:
-    session = rules.parse_session(WIRE | {"status": status, "payment_status": payment_status})
+    session = stripe_objects.parse_session(WIRE | {"status": status, "payment_status": payment_status})
     assert rules.news_of(session, payment_failed=failed) is expected
 
 
@@ -119,21 +122,21 @@ def test_a_session_stands_for_one_state(
 )
 def test_a_malformed_session_is_named_as_such(change: dict[str, Any]) -> None:
     with pytest.raises(Malformed):
-        rules.parse_session(WIRE | change)
+        stripe_objects.parse_session(WIRE | change)
 
 
 @pytest.mark.parametrize("change", [{"status": "dancing"}, {"url": None}])
 def test_a_session_of_no_known_state_is_malformed(change: dict[str, Any]) -> None:
     with pytest.raises(Malformed):
-        rules.news_of(rules.parse_session(WIRE | change))
+        rules.news_of(stripe_objects.parse_session(WIRE | change))
 
 
 def test_an_expanded_payment_intent_is_its_id() -> None:
-    assert rules.parse_session(WIRE | {"payment_intent": {"id": "pi_9"}}).payment_intent_id == "pi_9"
+    assert stripe_objects.parse_session(WIRE | {"payment_intent": {"id": "pi_9"}}).payment_intent_id == "pi_9"
 
 
 def test_a_paid_session_that_agrees_has_no_mismatch() -> None:
-    assert rules.mismatch(CHECKOUT, PAID) is None
+    assert rules.mismatch(CHECKOUT, rules.paid_by(PAID)) is None
 
 
 @pytest.mark.parametrize(
@@ -151,18 +154,18 @@ def test_a_paid_session_that_agrees_has_no_mismatch() -> None:
     ],
 )
 def test_a_paid_session_that_differs_is_not_fulfilled(change: dict[str, Any], reason: str) -> None:
-    assert rules.mismatch(CHECKOUT, replace(PAID, **change)) == reason
+    assert rules.mismatch(CHECKOUT, rules.paid_by(replace(PAID, **change))) == reason
 
 
 def test_a_second_payment_of_one_checkout_is_a_mismatch() -> None:
     paid = replace(CHECKOUT, status=Status.PAID, payment_intent_id="pi_0")
-    assert rules.mismatch(paid, PAID) == "second_payment"
+    assert rules.mismatch(paid, rules.paid_by(PAID)) == "second_payment"
 
 
 def test_an_order_of_another_id_is_a_mismatch() -> None:
     order = replace(CHECKOUT, package_id=None, points=0, order_id=UUID(int=8))
     session = replace(PAID, metadata=rules.metadata_of(replace(order, order_id=UUID(int=9))))
-    assert rules.mismatch(order, session) == "metadata_mismatch"
+    assert rules.mismatch(order, rules.paid_by(session)) == "metadata_mismatch"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +180,7 @@ def test_an_order_of_another_id_is_a_mismatch() -> None:
     ],
 )
 def test_our_sessions_are_known_by_their_metadata(metadata: dict[str, str], ours: bool) -> None:
-    assert rules.bears_our_metadata(replace(PAID, metadata=metadata)) is ours
+    assert rules.bears_our_metadata(metadata) is ours
 
 
 def test_a_key_is_used_until_its_attempt_ends() -> None:
@@ -198,3 +201,52 @@ def test_each_attempt_has_its_own_key() -> None:
 
 def test_backoff_grows_to_its_limit() -> None:
     assert [rules.backoff_seconds(tries, longest=5) for tries in (0, 1, 2, 3, 4, 99)] == [1, 1, 2, 4, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("points", "paid", "back", "net"),
+    [
+        (550, 3999, 0, 550),
+        (550, 3999, 3999, 0),
+        # $3, then $7 more, of $10: exact in the end, floored on the way.
+        (1000, 1000, 300, 700),
+        (1000, 1000, 1000, 0),
+        (100, 999, 1, 100),
+        (100, 999, 10, 99),
+        (100, 999, 998, 1),
+        # Refunded and disputed at once: never more than was given.
+        (550, 3999, 7998, 0),
+    ],
+)
+def test_points_leave_in_proportion_to_the_money(points: int, paid: int, back: int, net: int) -> None:
+    assert rules.net_points(points, paid, back) == net
+
+
+def dispute(status: str, amount: int = 100) -> Dispute:
+    return Dispute("du_1", "pi_1", amount, "usd", status, "fraudulent", NOW)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "cents", "contest"),
+    [
+        ((), 0, "none"),
+        (("warning_needs_response",), 0, "none"),
+        (("warning_under_review",), 0, "none"),
+        (("warning_closed",), 0, "none"),
+        (("needs_response",), 100, "open"),
+        (("under_review",), 100, "open"),
+        (("won",), 0, "won"),
+        (("lost",), 100, "lost"),
+        (("won", "needs_response"), 100, "open"),
+        (("lost", "needs_response"), 200, "open"),
+        (("lost", "won"), 100, "lost"),
+        # A status that is new to us moves nothing.
+        (("prevented",), 0, "none"),
+    ],
+)
+def test_disputes_take_what_the_bank_holds_or_kept(
+    statuses: tuple[str, ...], cents: int, contest: str
+) -> None:
+    disputes = [dispute(status) for status in statuses]
+    assert rules.disputed_cents(disputes) == cents
+    assert rules.contest_of(disputes) == contest

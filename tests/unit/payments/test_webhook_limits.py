@@ -23,6 +23,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         database=cast(Database, None),
         keyring=Keyring(SecretStr("test:" + "A" * 43)),
         secrets=("whsec_test",),
+        livemode=False,
         wake=lambda: None,
     )
     app = Starlette(routes=[Route("/", receiver.receive, methods=["POST"])])

@@ -75,7 +75,7 @@ def test_the_raw_bytes_are_signed_whatever_they_encode() -> None:
 
 
 def test_an_event_is_read_from_its_body() -> None:
-    envelope = read_envelope(BODY)
+    envelope = read_envelope(BODY, livemode=False)
     assert (envelope.id, envelope.type, envelope.created) == ("evt_1", "x.y", 5)
 
 
@@ -103,4 +103,4 @@ def test_an_event_is_read_from_its_body() -> None:
 )
 def test_a_signed_body_that_is_no_event_is_refused(body: bytes) -> None:
     with pytest.raises(BadWebhook):
-        read_envelope(body)
+        read_envelope(body, livemode=False)

@@ -5,43 +5,45 @@ Stripe answers is recorded by the worker login (opening.py, closing.py).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.payments.v1 import payments_pb2 as pb
 from protos.payments.v1 import payments_pb2_grpc
-from services.chassis import failpoints, idempotency
+from services.chassis import cursor, failpoints, idempotency
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.errors import DomainError
 from services.chassis.fields import as_uuid, in_range
 from services.chassis.ids import uuid7
-from services.payments import errors, queries, rules
+from services.payments import errors, listings, queries, rules
+from services.payments.api.messages import (
+    checked_text,
+    checkout_message,
+    package_message,
+    plan_message,
+    refund_message,
+    subscription_message,
+)
 from services.payments.closing import Closer
 from services.payments.commands import checkouts
+from services.payments.commands.checkouts import Sale
+from services.payments.commands.refunds import Wanted
 from services.payments.opening import Opener, request_deadline, seal_request
+from services.payments.refunding import Refunder
 from services.payments.rules import Checkout, Line, Package, Status
 
 POINTS_ROUTE = "checkout/points"
+SUBSCRIPTION_ROUTE = "subscriptions"
+_MAX_REASON_LENGTH = 500
 _MAX_LINES = 100
 _MAX_TITLE_LENGTH = 250
 _MAX_EMAIL_LENGTH = 320
 _MAX_PACKAGE_ID_LENGTH = 100
 _MAX_QUANTITY = 1_000_000
-
-_STATUSES = {
-    Status.CREATING: pb.CHECKOUT_STATUS_CREATING,
-    Status.OPEN: pb.CHECKOUT_STATUS_OPEN,
-    Status.PROCESSING: pb.CHECKOUT_STATUS_PROCESSING,
-    Status.PAID: pb.CHECKOUT_STATUS_PAID,
-    Status.EXPIRED: pb.CHECKOUT_STATUS_EXPIRED,
-    Status.FAILED: pb.CHECKOUT_STATUS_FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ class _Begun:
 class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
     """One method for each RPC of payments.proto."""
 
-    def __init__(self, *, database: Database, keyring: Keyring, opener: Opener, closer: Closer) -> None:
+    def __init__(
+        self, *, database: Database, keyring: Keyring, opener: Opener, closer: Closer, refunder: Refunder
+    ) -> None:
+        self._refunder = refunder
         self._database = database
         self._keyring = keyring
         self._opener = opener
@@ -65,64 +70,84 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
     ) -> pb.ListPackagesResponse:
         async with self._database.anyone() as connection:
             packages = await queries.list_packages(connection)
-        return pb.ListPackagesResponse(packages=[_package_message(package) for package in packages])
+        return pb.ListPackagesResponse(packages=[package_message(package) for package in packages])
 
     async def CreatePointsCheckout(
         self, request: pb.CreatePointsCheckoutRequest, _context: object
     ) -> pb.CreatePointsCheckoutResponse:
         deadline = request_deadline()
         user_id = as_uuid(request.user_id, field="user_id")
-        _text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
-        _text(request.package_id, field="package_id", longest=_MAX_PACKAGE_ID_LENGTH)
-        keyed = idempotency.Request(
-            user_id=user_id,
-            route=POINTS_ROUTE,
-            key=idempotency.check_key(request.idempotency_key),
-            request_hash=idempotency.hash_of(request, given=request.request_hash),
-        )
-        async with self._database.customer(user_id) as connection:
-            begun = await self._begin_points(connection, keyed, request)
+        checked_text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
+        checked_text(request.package_id, field="package_id", longest=_MAX_PACKAGE_ID_LENGTH)
+        keyed = _keyed(user_id, POINTS_ROUTE, request)
+
+        async def sell(connection: AsyncConnection) -> Sale | DomainError:
+            package = await queries.find_package(connection, request.package_id)
+            if package is None:
+                return errors.package_not_found(request.package_id)
+            return Sale.of_package(package) if _is_as_believed(request, package) else _price_changed(package)
+
+        checkout = await self._open_keyed(keyed, sell, email=request.email, deadline=deadline)
+        return pb.CreatePointsCheckoutResponse(checkout=checkout_message(checkout))
+
+    async def CreateSubscriptionCheckout(
+        self, request: pb.CreateSubscriptionCheckoutRequest, _context: object
+    ) -> pb.CreateSubscriptionCheckoutResponse:
+        deadline = request_deadline()
+        user_id = as_uuid(request.user_id, field="user_id")
+        checked_text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
+        checked_text(request.plan_id, field="plan_id", longest=_MAX_PACKAGE_ID_LENGTH)
+        keyed = _keyed(user_id, SUBSCRIPTION_ROUTE, request)
+
+        async def sell(connection: AsyncConnection) -> Sale | DomainError:
+            plan = await queries.find_plan(connection, request.plan_id)
+            if plan is None:
+                return errors.plan_not_found(request.plan_id)
+            live = await queries.find_live_subscription(connection, user_id=user_id, plan_id=plan.id)
+            return errors.subscription_exists(live) if live else Sale.of_plan(plan)
+
+        checkout = await self._open_keyed(keyed, sell, email=request.email, deadline=deadline)
+        return pb.CreateSubscriptionCheckoutResponse(checkout=checkout_message(checkout))
+
+    async def _open_keyed(
+        self, keyed: idempotency.Request, sell: "_Sell", *, email: str, deadline: float
+    ) -> Checkout:
+        async with self._database.customer(keyed.user_id) as connection:
+            begun = await self._begin_keyed(connection, keyed, sell, email)
         if isinstance(begun, DomainError):
             raise begun
         checkout = await self._take_further(begun, busy=errors.request_in_flight, deadline=deadline)
         if checkout.status is Status.FAILED and checkout.session_id is None:
             raise errors.checkout_refused(checkout.failure_reason or "")
-        return pb.CreatePointsCheckoutResponse(checkout=_message(checkout))
+        return checkout
 
-    async def _begin_points(
-        self,
-        connection: AsyncConnection,
-        keyed: idempotency.Request,
-        request: pb.CreatePointsCheckoutRequest,
+    async def _begin_keyed(
+        self, connection: AsyncConnection, keyed: idempotency.Request, sell: "_Sell", email: str
     ) -> _Begun | DomainError:
         """What the key stands for, written down when it is new. A business rejection is returned, since
         raising it would undo what keeps it."""
         known = await idempotency.find(connection, keyed)
         if known is None:
-            package = await queries.find_package(connection, request.package_id)
-            if package is None:
-                return await _kept(connection, keyed, errors.package_not_found(request.package_id))
-            if not _is_as_believed(request, package):
-                return await _kept(connection, keyed, _price_changed(package))
-            checkout = await self._begin_new_points(connection, keyed, package, request.email)
+            sale = await sell(connection)
+            if isinstance(sale, DomainError):
+                return await _kept(connection, keyed, sale)
+            checkout = await self._begin_new(connection, keyed, sale, email)
             if checkout is not None:
                 return _Begun(checkout, is_new=True)
             known = await idempotency.find(connection, keyed)
         checkout = await queries.find_checkout(connection, known) if known else None
         return _Begun(checkout, is_new=False) if checkout else errors.checkout_not_found()
 
-    async def _begin_new_points(
-        self, connection: AsyncConnection, keyed: idempotency.Request, package: Package, email: str
+    async def _begin_new(
+        self, connection: AsyncConnection, keyed: idempotency.Request, sale: Sale, email: str
     ) -> Checkout | None:
         checkout_id = uuid7()
-        title = f"{package.name}: {package.points} points"
-        lines = [Line(title=title, unit_price_cents=package.price_cents, quantity=1)]
-        return await checkouts.begin_points_checkout(
+        return await checkouts.begin_sale(
             connection,
             request=keyed,
             checkout_id=checkout_id,
-            package=package,
-            sealed_request=seal_request(self._keyring, checkout_id, lines=lines, email=email),
+            sale=sale,
+            sealed_request=seal_request(self._keyring, checkout_id, lines=[sale.line], email=email),
         )
 
     async def CreateOrderCheckout(
@@ -131,7 +156,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         deadline = request_deadline()
         user_id = as_uuid(request.user_id, field="user_id")
         order_id = as_uuid(request.order_id, field="order_id")
-        _text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
+        checked_text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
         lines = _lines(request)
         async with self._database.customer(user_id) as connection:
             begun = await self._begin_order(connection, user_id, order_id, lines, request)
@@ -141,7 +166,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             raise errors.checkout_creating()
         if checkout.status is Status.FAILED and checkout.session_id is None:
             raise errors.checkout_refused(checkout.failure_reason or "")
-        return pb.CreateOrderCheckoutResponse(checkout=_message(checkout))
+        return pb.CreateOrderCheckoutResponse(checkout=checkout_message(checkout))
 
     async def _begin_order(
         self,
@@ -193,7 +218,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             checkout = await queries.find_checkout(connection, checkout_id)
         if checkout is None:
             raise errors.checkout_not_found()
-        return pb.GetCheckoutResponse(checkout=_message(checkout))
+        return pb.GetCheckoutResponse(checkout=checkout_message(checkout))
 
     async def ExpireOrderCheckout(
         self, request: pb.ExpireOrderCheckoutRequest, _context: object
@@ -202,7 +227,81 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             user_id=as_uuid(request.user_id, field="user_id"),
             order_id=as_uuid(request.order_id, field="order_id"),
         )
-        return pb.ExpireOrderCheckoutResponse(checkout=_message(checkout))
+        return pb.ExpireOrderCheckoutResponse(checkout=checkout_message(checkout))
+
+    async def ListPlans(self, _request: pb.ListPlansRequest, _context: object) -> pb.ListPlansResponse:
+        async with self._database.anyone() as connection:
+            plans = await queries.list_plans(connection)
+        return pb.ListPlansResponse(plans=[plan_message(plan) for plan in plans])
+
+    async def ListSubscriptions(
+        self, request: pb.ListSubscriptionsRequest, _context: object
+    ) -> pb.ListSubscriptionsResponse:
+        user_id = as_uuid(request.user_id, field="user_id")
+        limit, before = cursor.page_size(request.limit), cursor.decode_id(request.cursor)
+        async with self._database.customer(user_id) as connection:
+            found = await listings.list_subscriptions(connection, limit=limit + 1, before=before)
+        return pb.ListSubscriptionsResponse(
+            items=[subscription_message(subscription) for subscription in found[:limit]],
+            next_cursor=cursor.encode(found[limit - 1].id) if len(found) > limit else "",
+        )
+
+    async def GetSubscription(
+        self, request: pb.GetSubscriptionRequest, _context: object
+    ) -> pb.GetSubscriptionResponse:
+        user_id = as_uuid(request.user_id, field="user_id")
+        subscription_id = as_uuid(request.subscription_id, field="subscription_id")
+        async with self._database.customer(user_id) as connection:
+            subscription = await queries.find_subscription(connection, subscription_id)
+        if subscription is None:
+            raise errors.subscription_not_found()
+        return pb.GetSubscriptionResponse(subscription=subscription_message(subscription))
+
+    async def CancelSubscription(
+        self, request: pb.CancelSubscriptionRequest, _context: object
+    ) -> pb.CancelSubscriptionResponse:
+        subscription = await self._closer.end_subscription(
+            user_id=as_uuid(request.user_id, field="user_id"),
+            subscription_id=as_uuid(request.subscription_id, field="subscription_id"),
+        )
+        return pb.CancelSubscriptionResponse(subscription=subscription_message(subscription))
+
+    async def CreateRefund(
+        self, request: pb.CreateRefundRequest, _context: object
+    ) -> pb.CreateRefundResponse:
+        wanted = Wanted(
+            refund_id=as_uuid(request.refund_id, field="refund_id"),
+            amount_cents=in_range(
+                request.amount_cents, field="amount_cents", low=1, high=rules.MAX_AMOUNT_CENTS
+            ),
+            reason=checked_text(request.reason, field="reason", longest=_MAX_REASON_LENGTH),
+        )
+        order_id = as_uuid(request.order_id, field="order_id")
+        refund = await self._refunder.refund_order(order_id=order_id, wanted=wanted)
+        return pb.CreateRefundResponse(refund=refund_message(refund))
+
+    async def GetRefund(self, request: pb.GetRefundRequest, _context: object) -> pb.GetRefundResponse:
+        async with self._database.worker() as connection:
+            refund = await queries.find_refund(connection, as_uuid(request.refund_id, field="refund_id"))
+        if refund is None:
+            raise errors.refund_not_found()
+        return pb.GetRefundResponse(refund=refund_message(refund))
+
+
+_Sell = Callable[[AsyncConnection], Awaitable[Sale | DomainError]]
+
+
+def _keyed(
+    user_id: UUID,
+    route: str,
+    request: pb.CreatePointsCheckoutRequest | pb.CreateSubscriptionCheckoutRequest,
+) -> idempotency.Request:
+    return idempotency.Request(
+        user_id=user_id,
+        route=route,
+        key=idempotency.check_key(request.idempotency_key),
+        request_hash=idempotency.hash_of(request, given=request.request_hash),
+    )
 
 
 async def _kept(connection: AsyncConnection, keyed: idempotency.Request, error: DomainError) -> DomainError:
@@ -238,7 +337,7 @@ def _lines(request: pb.CreateOrderCheckoutRequest) -> list[Line]:
         raise errors.invalid_field("currency", "an ISO 4217 code in lower case")
     lines = [
         Line(
-            title=_text(line.title, field="title", longest=_MAX_TITLE_LENGTH, shortest=1),
+            title=checked_text(line.title, field="title", longest=_MAX_TITLE_LENGTH, shortest=1),
             unit_price_cents=in_range(
                 line.unit_price_cents, field="unit_price_cents", low=1, high=rules.MAX_AMOUNT_CENTS
             ),
@@ -248,42 +347,3 @@ def _lines(request: pb.CreateOrderCheckoutRequest) -> list[Line]:
     ]
     in_range(rules.total_of(lines), field="amount_cents", low=1, high=rules.MAX_AMOUNT_CENTS)
     return lines
-
-
-def _text(value: str, *, field: str, longest: int, shortest: int = 0) -> str:
-    if shortest <= len(value) <= longest and "\0" not in value:
-        return value
-    raise errors.invalid_field(field, f"{shortest} to {longest} characters")
-
-
-def _package_message(package: Package) -> pb.Package:
-    return pb.Package(
-        id=package.id,
-        name=package.name,
-        points=package.points,
-        price_cents=package.price_cents,
-        currency=package.currency,
-    )
-
-
-def _message(checkout: Checkout) -> pb.Checkout:
-    return pb.Checkout(
-        id=str(checkout.id),
-        status=_STATUSES[checkout.status],
-        order_id=str(checkout.order_id or ""),
-        package_id=checkout.package_id or "",
-        points=checkout.points,
-        amount_cents=checkout.amount_cents,
-        currency=checkout.currency,
-        session_id=checkout.session_id or "",
-        url=(checkout.url or "") if checkout.status is Status.OPEN else "",
-        payment_intent_id=checkout.payment_intent_id or "",
-        expires_at=_timestamp(checkout.expires_at),
-        created_at=_timestamp(checkout.created_at),
-    )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp

@@ -1,0 +1,1 @@
+"""gRPC faces of payments: customers' and orders' calls (payments.py), operators' (operator.py)."""

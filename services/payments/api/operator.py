@@ -1,0 +1,177 @@
+"""What operators see and do. Each action leaves an audit entry in the transaction that does it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from protos.payments.v1 import payments_pb2 as pb
+from protos.payments.v1 import payments_pb2_grpc
+from services.chassis import audit_log, cursor
+from services.chassis.crypto import Keyring
+from services.chassis.db import Database
+from services.chassis.fields import as_uuid, in_range
+from services.payments import errors, listings
+from services.payments.api.messages import (
+    EVENT_STATUSES,
+    QUARANTINE_STATUSES,
+    checked_text,
+    event_message,
+    name_of,
+    parked_message,
+    run_message,
+)
+from services.payments.commands import events, quarantine, reconciliations
+from services.payments.commands.quarantine import Decision
+from services.payments.events import payload_place
+from services.payments.listings import EventFilter
+from services.payments.models import stripe_events
+from services.payments.refunding import Refunder
+
+_MAX_REPLAY = 1000
+_MAX_ID_LENGTH = 255
+_MAX_REASON_LENGTH = 500
+
+
+class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer):
+    """One method for each RPC of PaymentsOperatorService."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keyring: Keyring,
+        refunder: Refunder,
+        wake_events: Callable[[], None],
+        wake_reconciler: Callable[[], None],
+        after_commit: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._refunder = refunder
+        self._wake_events = wake_events
+        self._wake_reconciler = wake_reconciler
+        self._after_commit = after_commit
+
+    async def ListStripeEvents(
+        self, request: pb.ListStripeEventsRequest, _context: object
+    ) -> pb.ListStripeEventsResponse:
+        limit = cursor.page_size(request.limit)
+        wanted = EventFilter(
+            type=checked_text(request.type, field="type", longest=_MAX_ID_LENGTH),
+            status=name_of(request.status, EVENT_STATUSES),
+            search=checked_text(request.search, field="search", longest=_MAX_ID_LENGTH),
+            since=_time(request.since) if request.HasField("since") else None,
+        )
+        before = cursor.decode_text(request.cursor)
+        async with self._database.worker() as connection:
+            found = await listings.list_events(connection, wanted, limit=limit + 1, before=before)
+        return pb.ListStripeEventsResponse(
+            items=[event_message(event) for event in found[:limit]],
+            next_cursor=cursor.encode(found[limit - 1].id) if len(found) > limit else "",
+        )
+
+    async def GetStripeEvent(
+        self, request: pb.GetStripeEventRequest, _context: object
+    ) -> pb.GetStripeEventResponse:
+        event_id = checked_text(request.id, field="id", longest=_MAX_ID_LENGTH, shortest=1)
+        async with self._database.worker() as connection:
+            found = await listings.find_event(connection, event_id)
+        if found is None:
+            raise errors.stripe_event_not_found()
+        event, sealed = found
+        payload = self._keyring.open(sealed, place=payload_place(event.id)).decode()
+        return pb.GetStripeEventResponse(event=event_message(event), payload=payload)
+
+    async def ReplayStripeEvents(
+        self, request: pb.ReplayStripeEventsRequest, _context: object
+    ) -> pb.ReplayStripeEventsResponse:
+        in_range(len(request.ids), field="ids", low=0, high=_MAX_REPLAY)
+        wanted = EventFilter(
+            type=checked_text(request.type, field="type", longest=_MAX_ID_LENGTH),
+            status=name_of(request.status, EVENT_STATUSES),
+            since=_time(request.since) if request.HasField("since") else None,
+        )
+        ids = [checked_text(event_id, field="ids", longest=_MAX_ID_LENGTH) for event_id in request.ids]
+        if not ids and wanted == EventFilter():
+            raise errors.invalid_field("ids", "given, or a type, a status or a time")
+        actor, reason = _who_and_why(request.actor, request.reason)
+        chosen = stripe_events.c.id.in_(ids) if ids else wanted.condition()
+        async with self._database.worker() as connection:
+            replayed = await events.replay_events(connection, chosen, limit=_MAX_REPLAY)
+            await audit_log.append(
+                connection,
+                actor=actor,
+                action="stripe_events.replayed",
+                subject=replayed[0] if len(replayed) == 1 else f"{len(replayed)} events",
+                reason=reason,
+                details={"ids": replayed},
+            )
+        self._wake_events()
+        return pb.ReplayStripeEventsResponse(ids=replayed)
+
+    async def ListQuarantine(
+        self, request: pb.ListQuarantineRequest, _context: object
+    ) -> pb.ListQuarantineResponse:
+        limit, before = cursor.page_size(request.limit), cursor.decode_id(request.cursor)
+        status = name_of(request.status, QUARANTINE_STATUSES)
+        async with self._database.worker() as connection:
+            found = await listings.list_parked(connection, status=status, limit=limit + 1, before=before)
+        return pb.ListQuarantineResponse(
+            items=[parked_message(parked) for parked in found[:limit]],
+            next_cursor=cursor.encode(found[limit - 1].id) if len(found) > limit else "",
+        )
+
+    async def ResolveQuarantine(
+        self, request: pb.ResolveQuarantineRequest, _context: object
+    ) -> pb.ResolveQuarantineResponse:
+        actor, reason = _who_and_why(request.actor, request.reason)
+        decision = Decision(as_uuid(request.id, field="id"), actor, reason)
+        if request.resolution == pb.QUARANTINE_RESOLUTION_FULFIL:
+            async with self._database.worker() as connection:
+                await quarantine.fulfil_parked(connection, decision)
+        elif request.resolution == pb.QUARANTINE_RESOLUTION_REFUND:
+            async with self._database.worker() as connection:
+                begun = await quarantine.refund_parked(connection, decision)
+            if begun is not None:
+                await self._refunder.take_further(begun)
+        else:
+            raise errors.invalid_field("resolution", "FULFIL or REFUND")
+        self._after_commit()
+        async with self._database.worker() as connection:
+            parked = await listings.find_parked(connection, decision.quarantine_id)
+        assert parked is not None, "quarantine is never emptied"
+        return pb.ResolveQuarantineResponse(payment=parked_message(parked))
+
+    async def StartReconciliation(
+        self, request: pb.StartReconciliationRequest, _context: object
+    ) -> pb.StartReconciliationResponse:
+        actor = checked_text(request.actor, field="actor", longest=_MAX_ID_LENGTH, shortest=1)
+        if actor == reconciliations.SCHEDULE:
+            raise errors.invalid_field("actor", "an operator")
+        since = _time(request.since) if request.HasField("since") else None
+        async with self._database.worker() as connection:
+            run = await reconciliations.request_run(connection, since=since, actor=actor)
+        self._wake_reconciler()
+        return pb.StartReconciliationResponse(reconciliation=run_message(run))
+
+    async def GetReconciliation(
+        self, request: pb.GetReconciliationRequest, _context: object
+    ) -> pb.GetReconciliationResponse:
+        async with self._database.worker() as connection:
+            run = await reconciliations.find_run(connection, as_uuid(request.id, field="id"))
+        return pb.GetReconciliationResponse(reconciliation=run_message(run))
+
+
+def _who_and_why(actor: str, reason: str) -> tuple[str, str]:
+    return (
+        checked_text(actor, field="actor", longest=_MAX_ID_LENGTH, shortest=1),
+        checked_text(reason, field="reason", longest=_MAX_REASON_LENGTH, shortest=1),
+    )
+
+
+def _time(stamp: Timestamp) -> datetime:
+    try:
+        return stamp.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise errors.invalid_field("since", "a time") from error

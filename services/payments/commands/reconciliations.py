@@ -1,0 +1,228 @@
+"""Comparisons with Stripe: due by schedule or asked for, run by one replica under a lease, kept with what
+they found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.ids import uuid7
+from services.payments import errors
+from services.payments.errors import LeaseLost
+from services.payments.models import (
+    checkouts,
+    payments,
+    reconciliations,
+    refunds,
+    stripe_events,
+    subscriptions,
+)
+from services.payments.rules import Contest, Status
+
+SCHEDULE = "schedule"
+# Stripe keeps events for 30 days.
+LONGEST_LOOK_BACK = timedelta(days=30)
+_FIRST_LOOK_BACK = timedelta(days=1)
+# What came while the last run was being written down is looked at twice.
+_OVERLAP = timedelta(minutes=10)
+_LEASE = timedelta(seconds=60)
+_COLUMNS = (*(column for column in reconciliations.c), func.now().label("read_at"))
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    id: UUID
+    since: datetime
+    until: datetime
+    requested_by: str
+    status: str
+    events_seen: int
+    events_missing: int
+    objects_seen: int
+    objects_changed: int
+    percent: int
+    drift: Mapping[str, int]
+    error: str | None
+    lease_token: UUID | None
+    lease_until: datetime
+    tries: int
+    started_at: datetime
+    finished_at: datetime | None
+    read_at: datetime
+
+
+async def schedule_run(connection: AsyncConnection, *, every_seconds: int) -> None:
+    """Writes the next scheduled run down when it is due; one at a time, however many replicas look."""
+    mine = reconciliations.c.requested_by == SCHEDULE
+    recent = exists().where(
+        mine, reconciliations.c.started_at > func.now() - _seconds(every_seconds)
+    ) | exists().where(mine, reconciliations.c.status == "running")
+    last = select(func.max(reconciliations.c.until)).where(mine, reconciliations.c.status == "done")
+    since = func.greatest(
+        func.coalesce(last.scalar_subquery() - _OVERLAP, func.now() - _FIRST_LOOK_BACK),
+        func.now() - LONGEST_LOOK_BACK,
+    )
+    await connection.execute(
+        insert(reconciliations)
+        .from_select(
+            ["since", "until", "requested_by"], select(since, func.now(), literal(SCHEDULE)).where(~recent)
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+async def request_run(connection: AsyncConnection, *, since: datetime | None, actor: str) -> Reconciliation:
+    """An operator's run; the one that is running for this operator already when there is one."""
+    asked = literal(since) if since else func.now() - _FIRST_LOOK_BACK
+    row = (
+        await connection.execute(
+            insert(reconciliations)
+            .values(
+                since=func.least(func.greatest(asked, func.now() - LONGEST_LOOK_BACK), func.now()),
+                until=func.now(),
+                requested_by=actor,
+            )
+            .on_conflict_do_nothing()
+            .returning(*_COLUMNS)
+        )
+    ).one_or_none()
+    if row is None:
+        running = (reconciliations.c.requested_by == actor) & (reconciliations.c.status == "running")
+        row = (await connection.execute(select(*_COLUMNS).where(running))).one_or_none()
+    if row is None:
+        # It ended in between: there is nothing to wait for any more, ask again.
+        return await request_run(connection, since=since, actor=actor)
+    return Reconciliation(**row._mapping)
+
+
+async def find_run(connection: AsyncConnection, run_id: UUID) -> Reconciliation:
+    row = (await connection.execute(select(*_COLUMNS).where(reconciliations.c.id == run_id))).one_or_none()
+    if row is None:
+        raise errors.reconciliation_not_found()
+    return Reconciliation(**row._mapping)
+
+
+async def claim_run(connection: AsyncConnection) -> Reconciliation | None:
+    """Leases a run that nobody works on, with its counts at zero: a run that stopped begins anew, and what it
+    did stays done."""
+    due = (
+        select(reconciliations.c.id)
+        .where(reconciliations.c.status == "running", reconciliations.c.lease_until <= func.now())
+        .order_by(reconciliations.c.lease_until)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    row = (
+        await connection.execute(
+            update(reconciliations)
+            .where(reconciliations.c.id == due.c.id)
+            .values(
+                lease_token=uuid7(),
+                lease_until=func.now() + _LEASE,
+                tries=reconciliations.c.tries + 1,
+                **_counts({}, 0),
+            )
+            .returning(*_COLUMNS)
+        )
+    ).one_or_none()
+    return Reconciliation(**row._mapping) if row else None
+
+
+def _counts(drift: Mapping[str, int], percent: int, **counts: int) -> dict[str, Any]:
+    zero = dict.fromkeys(("events_seen", "events_missing", "objects_seen", "objects_changed"), 0)
+    return {**zero, **counts, "drift": dict(drift), "percent": percent}
+
+
+async def keep_progress(
+    connection: AsyncConnection,
+    run: Reconciliation,
+    *,
+    drift: Mapping[str, int],
+    percent: int,
+    counts: Mapping[str, int],
+    is_done: bool = False,
+) -> None:
+    """Writes how far a run is and prolongs its lease; LeaseLost when another replica has taken it over."""
+    values: dict[str, Any] = {"lease_until": func.now() + _LEASE}
+    if is_done:
+        values = {"status": "done", "finished_at": func.now(), "lease_token": None, "error": None}
+    changed = await connection.execute(
+        update(reconciliations).where(_leased(run)).values(**values, **_counts(drift, percent, **counts))
+    )
+    if changed.rowcount != 1:
+        raise LeaseLost
+
+
+async def postpone_run(
+    connection: AsyncConnection, run: Reconciliation, *, error: str, delay_seconds: float
+) -> None:
+    """Keeps why a run stopped and when it is tried again."""
+    await connection.execute(
+        update(reconciliations)
+        .where(_leased(run))
+        .values(error=error[:500], lease_token=None, lease_until=func.now() + _seconds(delay_seconds))
+    )
+
+
+def _leased(run: Reconciliation) -> ColumnElement[bool]:
+    return (reconciliations.c.id == run.id) & (reconciliations.c.lease_token == run.lease_token)
+
+
+def _seconds(seconds: float) -> Any:
+    return func.make_interval(0, 0, 0, 0, 0, 0, literal(float(seconds)))
+
+
+async def missing_among(connection: AsyncConnection, event_ids: Sequence[str]) -> set[str]:
+    """Which of these events never arrived."""
+    known = await connection.scalars(select(stripe_events.c.id).where(stripe_events.c.id.in_(event_ids)))
+    return set(event_ids) - set(known)
+
+
+async def unsettled_among(connection: AsyncConnection, event_ids: Sequence[str]) -> int:
+    """How many of these events wait to be handled."""
+    waiting = select(func.count()).where(
+        stripe_events.c.id.in_(event_ids), stripe_events.c.status == "received"
+    )
+    return int((await connection.execute(waiting)).scalar_one())
+
+
+async def unfinished_sessions(connection: AsyncConnection) -> dict[str, datetime]:
+    """Sessions of checkouts that can still be paid, with when they were begun."""
+    rows = await connection.execute(
+        select(checkouts.c.session_id, checkouts.c.created_at).where(
+            checkouts.c.status.in_((Status.OPEN, Status.PROCESSING)), checkouts.c.session_id.is_not(None)
+        )
+    )
+    return {str(session_id): created_at for session_id, created_at in rows}
+
+
+async def contested_intents(connection: AsyncConnection) -> tuple[list[str], list[str]]:
+    """Payments with refunds that are under way, and payments with open disputes."""
+    refunding = await connection.scalars(
+        select(refunds.c.payment_intent_id)
+        .where(refunds.c.status.in_(("pending", "requires_action")))
+        .distinct()
+    )
+    disputed = await connection.scalars(
+        select(payments.c.payment_intent_id).where(payments.c.dispute == Contest.OPEN)
+    )
+    return list(refunding), list(disputed)
+
+
+async def overdue_subscriptions(connection: AsyncConnection) -> list[str]:
+    """Subscriptions whose period is over without news: renewed, or ended."""
+    rows: Sequence[Row[Any]] = (
+        await connection.execute(
+            select(subscriptions.c.stripe_subscription_id).where(
+                subscriptions.c.status.in_(("trialing", "active", "past_due")),
+                subscriptions.c.current_period_end < func.now() - timedelta(hours=1),
+            )
+        )
+    ).all()
+    return [str(row[0]) for row in rows]

@@ -1,0 +1,161 @@
+"""Subscriptions as Stripe has them, and the invoices that they pay: each one a grant of its own."""
+
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis import logs
+from services.payments import findings, queries, rules
+from services.payments.commands.payments import Terms, fulfil, park
+from services.payments.findings import (
+    NOT_OURS,
+    OLD_NEWS,
+    Effect,
+    InvoiceFound,
+    Outcome,
+    Settlement,
+    SubscriptionFound,
+)
+from services.payments.models import invoices, payments, subscriptions
+from services.payments.rules import Checkout, Paid, Subscription
+from services.payments.stripe_objects import Invoice, Malformed
+from services.payments.stripe_objects import Subscription as StripeSubscription
+
+log = logs.get(__name__)
+
+
+async def settle_subscription(connection: AsyncConnection, found: SubscriptionFound) -> Outcome:
+    """Copies Stripe's state, unless a later look is known."""
+    theirs = found.subscription
+    checkout_id = rules.as_id(theirs.metadata.get("checkout_id"))
+    checkout = await queries.lock_checkout(connection, checkout_id) if checkout_id else None
+    if checkout is None or checkout.plan_id is None:
+        if rules.bears_our_metadata(theirs.metadata):
+            log.error("subscription.unknown_checkout", stripe_subscription_id=theirs.id)
+        return NOT_OURS
+    before = await queries.find_subscription(connection, checkout.id)
+    if before is None:
+        await _begin(connection, checkout, found)
+        return _applied(checkout.id, f"began: {theirs.status}")
+    if before.stripe_subscription_id != theirs.id:
+        log.error("subscription.second_of_a_checkout", stripe_subscription_id=theirs.id)
+        return NOT_OURS
+    if before.observed_at > found.observed_at:
+        return OLD_NEWS
+    await _copy(connection, before, found)
+    return _applied(before.id, _change(before, theirs)) if _has_changed(before, theirs) else OLD_NEWS
+
+
+def _applied(subscription_id: UUID, change: str) -> Outcome:
+    log.info("subscription.changed", subscription_id=str(subscription_id), change=change)
+    return Outcome(Settlement.APPLIED, (Effect("subscription", str(subscription_id), change),))
+
+
+def _has_changed(before: Subscription, theirs: StripeSubscription) -> bool:
+    return (
+        before.status,
+        before.cancel_at_period_end,
+        before.current_period_end,
+        before.ended_at,
+    ) != (theirs.status, theirs.cancel_at_period_end, theirs.current_period_end, theirs.ended_at)
+
+
+def _change(before: Subscription, theirs: StripeSubscription) -> str:
+    ends = " and ends with the period" if theirs.cancel_at_period_end else ""
+    return f"{before.status} -> {theirs.status}{ends}"
+
+
+async def _begin(connection: AsyncConnection, checkout: Checkout, found: SubscriptionFound) -> None:
+    """The checkout's lock keeps twins out."""
+    theirs = found.subscription
+    await connection.execute(
+        insert(subscriptions).values(
+            id=checkout.id,
+            user_id=checkout.user_id,
+            plan_id=checkout.plan_id,
+            stripe_subscription_id=theirs.id,
+            stripe_customer_id=theirs.customer_id,
+            status=theirs.status,
+            points=checkout.points,
+            price_cents=checkout.amount_cents,
+            currency=checkout.currency,
+            interval=theirs.interval,
+            current_period_end=theirs.current_period_end,
+            cancel_at_period_end=theirs.cancel_at_period_end,
+            ended_at=theirs.ended_at,
+            observed_at=found.observed_at,
+            created_at=theirs.created,
+        )
+    )
+
+
+async def _copy(connection: AsyncConnection, before: Subscription, found: SubscriptionFound) -> None:
+    theirs = found.subscription
+    await connection.execute(
+        update(subscriptions)
+        .where(subscriptions.c.id == before.id)
+        .values(
+            status=theirs.status,
+            current_period_end=theirs.current_period_end,
+            cancel_at_period_end=theirs.cancel_at_period_end,
+            ended_at=theirs.ended_at,
+            observed_at=found.observed_at,
+            updated_at=func.now(),
+        )
+    )
+
+
+async def settle_invoice(connection: AsyncConnection, found: InvoiceFound) -> Outcome:
+    """A paid invoice of a subscription of ours gives its points, once."""
+    invoice = found.invoice
+    if invoice.status != "paid" or invoice.amount_paid <= 0:
+        return OLD_NEWS if rules.bears_our_metadata(invoice.subscription_metadata) else NOT_OURS
+    if found.payment_intent_id is None:
+        raise Malformed("a paid invoice names no payment")
+    paid = Paid(
+        payment_intent_id=found.payment_intent_id,
+        amount_cents=invoice.amount_paid,
+        currency=invoice.currency,
+        metadata=invoice.subscription_metadata,
+        invoice_id=invoice.id,
+    )
+    ours = await _subscription_of(connection, invoice)
+    if ours is None:
+        if not rules.bears_our_metadata(invoice.subscription_metadata):
+            return NOT_OURS
+        return await park(connection, paid, reason="unknown_checkout", checkout=None)
+    reason = rules.invoice_mismatch(invoice, price_cents=ours.price_cents, currency=ours.currency)
+    if reason is not None:
+        return await park(connection, paid, reason=reason, checkout=None)
+    return await _grant(connection, ours, invoice, paid)
+
+
+async def _subscription_of(connection: AsyncConnection, invoice: Invoice) -> Subscription | None:
+    if invoice.subscription_id is None:
+        return None
+    return await queries.lock_subscription(connection, invoice.subscription_id)
+
+
+async def _grant(connection: AsyncConnection, ours: Subscription, invoice: Invoice, paid: Paid) -> Outcome:
+    terms = Terms(user_id=ours.user_id, points=ours.points, grant_source=invoice.id, version=1)
+    outcome = await fulfil(connection, paid, terms)
+    if outcome.settlement is not Settlement.APPLIED:
+        return outcome
+    await connection.execute(
+        insert(invoices).values(
+            id=invoice.id,
+            subscription_id=ours.id,
+            user_id=ours.user_id,
+            payment_id=select(payments.c.id)
+            .where(payments.c.payment_intent_id == paid.payment_intent_id)
+            .scalar_subquery(),
+            billing_reason=invoice.billing_reason,
+            amount_paid_cents=invoice.amount_paid,
+            currency=invoice.currency,
+            created_at=invoice.created,
+        )
+    )
+    effect = Effect("invoice", invoice.id, f"paid by {paid.payment_intent_id}")
+    return findings.together([outcome, Outcome(Settlement.APPLIED, (effect,))])

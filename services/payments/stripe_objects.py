@@ -1,0 +1,247 @@
+"""What we read of Stripe's objects, from an event or from the API: parsed once, typed, nothing else kept.
+
+Malformed names what is wrong and never quotes the payload.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+
+class Malformed(ValueError):
+    """Stripe's object is not of the shape that its API promises."""
+
+
+Fields = Mapping[str, Any]
+Metadata = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """docs.stripe.com/api/checkout/sessions/object"""
+
+    id: str
+    mode: str
+    status: str
+    payment_status: str
+    amount_total: int | None
+    currency: str | None
+    url: str | None
+    payment_intent_id: str | None
+    subscription_id: str | None
+    client_reference_id: str | None
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """docs.stripe.com/api/payment_intents/object; `amount_received` is 0 until it succeeded."""
+
+    id: str
+    amount_received: int
+    currency: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """docs.stripe.com/api/refunds/object"""
+
+    id: str
+    payment_intent_id: str | None
+    amount: int
+    currency: str
+    status: str
+    failure_reason: str | None
+    metadata: Metadata
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """docs.stripe.com/api/disputes/object"""
+
+    id: str
+    payment_intent_id: str | None
+    amount: int
+    currency: str
+    status: str
+    reason: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """docs.stripe.com/api/invoices/object; the subscription is under `parent`, its metadata as it was when
+    the invoice was made."""
+
+    id: str
+    status: str
+    billing_reason: str | None
+    amount_paid: int
+    currency: str
+    subscription_id: str | None
+    subscription_metadata: Metadata
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """docs.stripe.com/api/subscriptions/object; the period is that of its only item."""
+
+    id: str
+    customer_id: str
+    status: str
+    interval: str
+    cancel_at_period_end: bool
+    current_period_end: datetime
+    ended_at: datetime | None
+    metadata: Metadata
+    created: datetime
+
+
+def parse_session(fields: Fields) -> Session:
+    _check_kind(fields, "checkout.session")
+    return Session(
+        id=_required(fields, "id"),
+        mode=_required(fields, "mode"),
+        status=_required(fields, "status"),
+        payment_status=_required(fields, "payment_status"),
+        amount_total=None if fields.get("amount_total") is None else _amount(fields, "amount_total"),
+        currency=_optional(fields, "currency"),
+        url=_optional(fields, "url"),
+        payment_intent_id=reference(fields, "payment_intent"),
+        subscription_id=reference(fields, "subscription"),
+        client_reference_id=_optional(fields, "client_reference_id"),
+        metadata=_metadata(fields),
+    )
+
+
+def parse_intent(fields: Fields) -> Intent:
+    _check_kind(fields, "payment_intent")
+    return Intent(
+        id=_required(fields, "id"),
+        amount_received=_amount(fields, "amount_received"),
+        currency=_required(fields, "currency"),
+        metadata=_metadata(fields),
+    )
+
+
+def parse_refund(fields: Fields) -> Refund:
+    _check_kind(fields, "refund")
+    return Refund(
+        id=_required(fields, "id"),
+        payment_intent_id=reference(fields, "payment_intent"),
+        amount=_amount(fields, "amount"),
+        currency=_required(fields, "currency"),
+        status=_required(fields, "status"),
+        failure_reason=_optional(fields, "failure_reason"),
+        metadata=_metadata(fields),
+        created=_time(fields, "created"),
+    )
+
+
+def parse_dispute(fields: Fields) -> Dispute:
+    _check_kind(fields, "dispute")
+    return Dispute(
+        id=_required(fields, "id"),
+        payment_intent_id=reference(fields, "payment_intent"),
+        amount=_amount(fields, "amount"),
+        currency=_required(fields, "currency"),
+        status=_required(fields, "status"),
+        reason=_required(fields, "reason"),
+        created=_time(fields, "created"),
+    )
+
+
+def parse_invoice(fields: Fields) -> Invoice:
+    _check_kind(fields, "invoice")
+    parent = _mapping(fields, "parent").get("subscription_details")
+    details: Fields = parent if isinstance(parent, Mapping) else {}
+    return Invoice(
+        id=_required(fields, "id"),
+        status=_required(fields, "status"),
+        billing_reason=_optional(fields, "billing_reason"),
+        amount_paid=_amount(fields, "amount_paid"),
+        currency=_required(fields, "currency"),
+        subscription_id=reference(details, "subscription"),
+        subscription_metadata=_metadata(details),
+        created=_time(fields, "created"),
+    )
+
+
+def parse_subscription(fields: Fields) -> Subscription:
+    _check_kind(fields, "subscription")
+    items = _mapping(fields, "items").get("data")
+    if not isinstance(items, list) or len(items) != 1:
+        raise Malformed("a subscription of ours has exactly one item")
+    recurring = _mapping(_mapping(items[0], "price"), "recurring")
+    return Subscription(
+        id=_required(fields, "id"),
+        customer_id=reference(fields, "customer") or "",
+        status=_required(fields, "status"),
+        interval=_required(recurring, "interval"),
+        cancel_at_period_end=fields.get("cancel_at_period_end") is True,
+        current_period_end=_time(items[0], "current_period_end"),
+        ended_at=None if fields.get("ended_at") is None else _time(fields, "ended_at"),
+        metadata=_metadata(fields),
+        created=_time(fields, "created"),
+    )
+
+
+def parse_paid_by(fields: Fields) -> str | None:
+    """The payment intent of an invoice_payment; None when it was paid in another way."""
+    _check_kind(fields, "invoice_payment")
+    return reference(_mapping(fields, "payment"), "payment_intent")
+
+
+def reference(fields: Fields, name: str) -> str | None:
+    """An id, or the id of the object when Stripe was asked to expand it."""
+    value = fields.get(name)
+    return _required(value, "id") if isinstance(value, Mapping) else _optional(fields, name)
+
+
+def _check_kind(fields: Fields, kind: str) -> None:
+    if fields.get("object") != kind:
+        raise Malformed(f"object is not a {kind}")
+
+
+def _optional(fields: Fields, name: str) -> str | None:
+    value = fields.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise Malformed(f"{name} is not a string")
+
+
+def _required(fields: Fields, name: str) -> str:
+    value = _optional(fields, name)
+    if not value:
+        raise Malformed(f"{name} is missing")
+    return value
+
+
+def _amount(fields: Fields, name: str) -> int:
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Malformed(f"{name} is not a whole number")
+    return value
+
+
+def _time(fields: Fields, name: str) -> datetime:
+    try:
+        return datetime.fromtimestamp(_amount(fields, name), UTC)
+    except (OverflowError, OSError, ValueError) as error:
+        raise Malformed(f"{name} is not a time") from error
+
+
+def _mapping(fields: Fields, name: str) -> Fields:
+    value = fields.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _metadata(fields: Fields) -> Metadata:
+    value = fields.get("metadata") or {}
+    if not isinstance(value, Mapping):
+        raise Malformed("metadata is not an object")
+    return {str(name): str(value) for name, value in value.items()}

@@ -4,9 +4,9 @@ import re
 
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox import checkout, creation, listing
-from deploy.local.stripe_sandbox.calls import Call, Caller
-from deploy.local.stripe_sandbox.errors import Refusal, invalid, no_such
+from deploy.local.stripe_sandbox import checkout, creation, disputes, refunds
+from deploy.local.stripe_sandbox.calls import Call, Caller, found, listed
+from deploy.local.stripe_sandbox.errors import Refusal, invalid
 from deploy.local.stripe_sandbox.expansion import line_items
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Condition, Object
@@ -30,7 +30,7 @@ def create_session(sandbox: Sandbox, call: Call) -> Object:
 
 def retrieve_session(sandbox: Sandbox, call: Call) -> Object:
     call.params.finish()
-    return _found(sandbox, call, checkout.KIND, param="session")
+    return found(sandbox, call, checkout.KIND, param="session")
 
 
 def list_sessions(sandbox: Sandbox, call: Call) -> Object:
@@ -41,12 +41,12 @@ def list_sessions(sandbox: Sandbox, call: Call) -> Object:
     intent = call.params.text("payment_intent")
     if intent:
         conditions.append(("json_extract(body, '$.payment_intent') = ?", intent))
-    return _listed(sandbox, call, checkout.KIND, conditions)
+    return listed(sandbox, call, checkout.KIND, conditions)
 
 
 def expire_session(sandbox: Sandbox, call: Call) -> Object:
     call.params.finish()
-    session = _found(sandbox, call, checkout.KIND, param="session")
+    session = found(sandbox, call, checkout.KIND, param="session")
     return checkout.expire(sandbox.store, session, now=call.now, origin=call.origin)
 
 
@@ -54,22 +54,32 @@ def list_line_items(sandbox: Sandbox, call: Call) -> Object:
     # At most 100 lines, so they are always one page.
     call.params.integer("limit", least=1, most=100)
     call.params.finish()
-    return line_items(sandbox.store, _found(sandbox, call, checkout.KIND, param="session")["id"])
+    return line_items(sandbox.store, found(sandbox, call, checkout.KIND, param="session")["id"])
 
 
 def retrieve_intent(sandbox: Sandbox, call: Call) -> Object:
     call.params.finish()
-    return _found(sandbox, call, "payment_intent", param="intent")
+    return found(sandbox, call, "payment_intent", param="intent")
 
 
 def retrieve_charge(sandbox: Sandbox, call: Call) -> Object:
     call.params.finish()
-    return _found(sandbox, call, "charge", param="id")
+    return found(sandbox, call, "charge", param="id")
+
+
+def list_intents(sandbox: Sandbox, call: Call) -> Object:
+    return listed(sandbox, call, "payment_intent", [])
+
+
+def list_charges(sandbox: Sandbox, call: Call) -> Object:
+    intent = call.params.text("payment_intent")
+    conditions: list[Condition] = [("json_extract(body, '$.payment_intent') = ?", intent)] if intent else []
+    return listed(sandbox, call, "charge", conditions)
 
 
 def retrieve_event(sandbox: Sandbox, call: Call) -> Object:
     call.params.finish()
-    return _found(sandbox, call, "event", param="id")
+    return found(sandbox, call, "event", param="id")
 
 
 def list_events(sandbox: Sandbox, call: Call) -> Object:
@@ -78,7 +88,7 @@ def list_events(sandbox: Sandbox, call: Call) -> Object:
     if delivered is not None:
         pending = "json_extract(body, '$.pending_webhooks')"
         conditions.append((f"({pending} = 0) = ?", int(delivered)))
-    return _listed(sandbox, call, "event", conditions)
+    return listed(sandbox, call, "event", conditions)
 
 
 def unknown_address(_: Sandbox, call: Call) -> Object:
@@ -98,19 +108,6 @@ def _event_types(call: Call) -> list[Condition]:
     return []
 
 
-def _found(sandbox: Sandbox, call: Call, kind: str, *, param: str) -> Object:
-    found = sandbox.store.find(kind, call.path["id"])
-    if found is None:
-        raise no_such(kind, call.path["id"], param=param)
-    return found.body
-
-
-def _listed(sandbox: Sandbox, call: Call, kind: str, conditions: list[Condition]) -> Object:
-    page = listing.read_page(sandbox.store, kind, call.params, conditions)
-    call.params.finish()
-    return listing.answer(sandbox.store, kind, page, url=call.url)
-
-
 ROUTES = (
     ("POST", "/v1/checkout/sessions", create_session),
     ("GET", "/v1/checkout/sessions", list_sessions),
@@ -119,6 +116,16 @@ ROUTES = (
     ("GET", "/v1/checkout/sessions/{id}/line_items", list_line_items),
     ("GET", "/v1/payment_intents/{id}", retrieve_intent),
     ("GET", "/v1/charges/{id}", retrieve_charge),
+    ("GET", "/v1/payment_intents", list_intents),
+    ("GET", "/v1/charges", list_charges),
+    ("POST", "/v1/refunds", refunds.create),
+    ("GET", "/v1/refunds", refunds.list_all),
+    ("GET", "/v1/refunds/{id}", refunds.retrieve),
+    ("POST", "/v1/refunds/{id}", refunds.update),
+    ("POST", "/v1/refunds/{id}/cancel", refunds.cancel),
+    ("GET", "/v1/disputes", disputes.list_all),
+    ("GET", "/v1/disputes/{id}", disputes.retrieve),
+    ("POST", "/v1/disputes/{id}/close", disputes.close),
     ("GET", "/v1/events", list_events),
     ("GET", "/v1/events/{id}", retrieve_event),
 )

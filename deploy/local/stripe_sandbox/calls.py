@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from deploy.local.stripe_sandbox import checkout, forms, idempotency
-from deploy.local.stripe_sandbox.errors import Answer, Refusal, of_status
+from deploy.local.stripe_sandbox import checkout, forms, idempotency, listing
+from deploy.local.stripe_sandbox.errors import Answer, Refusal, no_such, of_status
 from deploy.local.stripe_sandbox.events import Origin
 from deploy.local.stripe_sandbox.expansion import expand
 from deploy.local.stripe_sandbox.faults import Fault
@@ -22,7 +22,7 @@ from deploy.local.stripe_sandbox.ids import new_id
 from deploy.local.stripe_sandbox.objects import API_VERSION
 from deploy.local.stripe_sandbox.params import Params
 from deploy.local.stripe_sandbox.sandbox import Sandbox
-from deploy.local.stripe_sandbox.store import Object
+from deploy.local.stripe_sandbox.store import Condition, Object
 from services.chassis import logs
 
 log = logs.get(__name__)
@@ -46,6 +46,21 @@ class Call:
 
 
 Handler = Callable[[Sandbox, Call], Object]
+
+
+def found(sandbox: Sandbox, call: Call, kind: str, *, param: str) -> Object:
+    """The object that the address names; Refusal when there is none."""
+    stored = sandbox.store.find(kind, call.path["id"])
+    if stored is None:
+        raise no_such(kind, call.path["id"], param=param)
+    return stored.body
+
+
+def listed(sandbox: Sandbox, call: Call, kind: str, conditions: list[Condition]) -> Object:
+    """A page of the objects that meet the conditions; whatever parameter is unread by now is unknown."""
+    page = listing.read_page(sandbox.store, kind, call.params, conditions)
+    call.params.finish()
+    return listing.answer(sandbox.store, kind, page, url=call.url)
 
 
 class Caller:

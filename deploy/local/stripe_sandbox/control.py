@@ -1,18 +1,20 @@
 """The strings that tests pull: /_control/, JSON, no key. The sandbox listens on loopback."""
 
 import time
+from collections.abc import Callable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox import checkout, idempotency
+from deploy.local.stripe_sandbox import checkout, disputes, idempotency, refunds
 from deploy.local.stripe_sandbox.errors import Refusal
 from deploy.local.stripe_sandbox.events import MODE, Origin
 from deploy.local.stripe_sandbox.faults import Fault
 from deploy.local.stripe_sandbox.sandbox import Sandbox
+from deploy.local.stripe_sandbox.store import Object
 
 _MAX_COPIES = 500
 
@@ -24,6 +26,32 @@ class Delivery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     mode: Literal["deliver", "hold", "drop"]
+
+
+class RefundBirths(BaseModel):
+    """How the next refunds are born: `failed` succeeds first, and comes back at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["succeeded", "pending", "requires_action", "failed"]
+    count: int = Field(default=1, ge=1, le=10_000)
+
+
+class Move(BaseModel):
+    """Where a refund or a dispute goes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: str
+
+
+class NewDispute(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    payment_intent: str
+    amount: int | None = Field(default=None, ge=1)
+    reason: str = "fraudulent"
+    status: Literal["needs_response", "warning_needs_response"] = "needs_response"
 
 
 class Control:
@@ -93,6 +121,62 @@ class Control:
         self._sandbox.sender.wake()
         return JSONResponse(ended)
 
+    async def bear_refunds(self, request: Request) -> Response:
+        try:
+            births = RefundBirths.model_validate_json(await request.body())
+        except ValidationError as error:
+            return _bad(str(error))
+        with self._store.transaction():
+            refunds.bear(self._store, births.status, births.count)
+        return JSONResponse(births.model_dump(), status_code=201)
+
+    async def move_refund(self, request: Request) -> Response:
+        return await self._move(request, refunds.KIND, refunds.move, refunds.NotMovable)
+
+    async def move_dispute(self, request: Request) -> Response:
+        return await self._move(request, disputes.KIND, disputes.move, disputes.NotMovable)
+
+    async def _move(
+        self,
+        request: Request,
+        kind: str,
+        move: Callable[..., Object],
+        not_movable: type[Exception],
+    ) -> Response:
+        found = self._store.find(kind, request.path_params["id"])
+        if found is None:
+            return _bad(f"no such {kind}", status=404)
+        try:
+            status = Move.model_validate_json(await request.body()).status
+            with self._store.transaction():
+                moved = move(self._store, found.body, status, now=int(time.time()))
+        except (ValidationError, not_movable) as error:
+            return _bad(str(error))
+        self._sandbox.sender.wake()
+        return JSONResponse(moved)
+
+    async def begin_dispute(self, request: Request) -> Response:
+        """The cardholder complains at the bank."""
+        try:
+            wanted = NewDispute.model_validate_json(await request.body())
+        except ValidationError as error:
+            return _bad(str(error))
+        intent = self._store.find("payment_intent", wanted.payment_intent)
+        charge = self._store.find("charge", intent.body["latest_charge"] or "") if intent else None
+        if charge is None or not charge.body["paid"]:
+            return _bad("no such payment", status=404)
+        with self._store.transaction():
+            dispute = disputes.begin(
+                self._store,
+                charge.body,
+                amount=wanted.amount,
+                reason=wanted.reason,
+                status=wanted.status,
+                now=int(time.time()),
+            )
+        self._sandbox.sender.wake()
+        return JSONResponse(dispute, status_code=201)
+
     async def state(self, _: Request) -> Response:
         states = dict.fromkeys(("pending", "held", "dropped", "delivered"), 0)
         rows = self._store.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall()
@@ -123,5 +207,9 @@ def routes(sandbox: Sandbox) -> list[Route]:
         Route("/_control/events/{id}/deliver", control.deliver, methods=["POST"]),
         Route("/_control/forget_idempotency_keys", control.forget_keys, methods=["POST"]),
         Route("/_control/sessions/{id}/expire_now", control.expire_now, methods=["POST"]),
+        Route("/_control/refunds", control.bear_refunds, methods=["POST"]),
+        Route("/_control/refunds/{id}", control.move_refund, methods=["POST"]),
+        Route("/_control/disputes", control.begin_dispute, methods=["POST"]),
+        Route("/_control/disputes/{id}", control.move_dispute, methods=["POST"]),
         Route("/_control/state", control.state, methods=["GET"]),
     ]

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS objects (
     hidden TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS idx_objects_kind ON objects (kind, seq);
+CREATE INDEX IF NOT EXISTS idx_objects_intent ON objects (json_extract(body, '$.payment_intent'), kind);
 CREATE INDEX IF NOT EXISTS idx_objects_open ON objects (json_extract(body, '$.expires_at'))
     WHERE kind = 'checkout.session' AND json_extract(body, '$.status') = 'open';
 CREATE TABLE IF NOT EXISTS deliveries (

@@ -2,36 +2,17 @@
 
 import base64
 import time
-from typing import Any, get_args
+from typing import Any
 
 import httpx
 import pytest
 import stripe
-from stripe._stripe_object import StripeObject
 
 from tests.integration.local.conftest import KEY, VERSION, Sandbox, session_params
+from tests.integration.local.declared_types import missing_fields
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
 SESSIONS = "/v1/checkout/sessions"
-
-
-def missing_fields(value: Any, path: str = "") -> list[str]:
-    """The fields that an object's own type declares as never absent and that it lacks, all the way down."""
-    if isinstance(value, list):
-        return [name for item in value for name in missing_fields(item, f"{path}[]")]
-    if not isinstance(value, StripeObject):
-        return []
-    declared = getattr(type(value), "__annotations__", {})
-    required = [
-        name
-        for name, kind in declared.items()
-        if type(None) not in get_args(kind) and not name.startswith("_") and name != "OBJECT_NAME"
-    ]
-    fields = value.to_dict(recursive=False)
-    lacking = [f"{path}.{name}" for name in required if name not in fields]
-    return lacking + [
-        name for field, inner in fields.items() for name in missing_fields(inner, f"{path}.{field}")
-    ]
 
 
 async def test_the_official_client_creates_a_session_and_reads_it_back(sandbox: Sandbox) -> None:

@@ -1,0 +1,81 @@
+"""docs.stripe.com/api/disputes/object"""
+
+from typing import Any
+
+from deploy.local.stripe_sandbox.ids import new_id
+
+_SEVEN_DAYS = 7 * 24 * 3600
+# Stripe's Dispute.Evidence; all of them texts or files that nobody has sent yet.
+_EVIDENCE = (
+    "access_activity_log",
+    "billing_address",
+    "cancellation_policy",
+    "cancellation_policy_disclosure",
+    "cancellation_rebuttal",
+    "customer_communication",
+    "customer_email_address",
+    "customer_name",
+    "customer_purchase_ip",
+    "customer_signature",
+    "duplicate_charge_documentation",
+    "duplicate_charge_explanation",
+    "duplicate_charge_id",
+    "product_description",
+    "receipt",
+    "refund_policy",
+    "refund_policy_disclosure",
+    "refund_refusal_explanation",
+    "service_date",
+    "service_documentation",
+    "shipping_address",
+    "shipping_carrier",
+    "shipping_date",
+    "shipping_documentation",
+    "shipping_tracking_number",
+    "uncategorized_file",
+    "uncategorized_text",
+)
+
+
+def build(charge: dict[str, Any], *, amount: int, reason: str, status: str, now: int) -> dict[str, Any]:
+    """The cardholder's bank questions a charge; a `warning_*` is an inquiry that moves no money."""
+    return {
+        "id": new_id("du_1"),
+        "object": "dispute",
+        "amount": amount,
+        "balance_transactions": [],
+        "charge": charge["id"],
+        "created": now,
+        "currency": charge["currency"],
+        "enhanced_eligibility_types": [],
+        "evidence": dict.fromkeys(_EVIDENCE) | {"enhanced_evidence": {}},
+        "evidence_details": {
+            "due_by": now + _SEVEN_DAYS,
+            "enhanced_eligibility": {},
+            "has_evidence": False,
+            "past_due": False,
+            "submission_count": 0,
+            "submission_method": None,
+        },
+        "intended_submission_method": None,
+        "is_charge_refundable": status.startswith("warning"),
+        "livemode": False,
+        "metadata": {},
+        "network_reason_code": "10.4",
+        "payment_intent": charge["payment_intent"],
+        "payment_method_details": {
+            "card": {
+                "brand": "visa",
+                "case_type": "chargeback",
+                "network": "visa",
+                "network_reason_code": "10.4",
+            },
+            "type": "card",
+        },
+        "reason": reason,
+        "status": status,
+    }
+
+
+def moved(dispute: dict[str, Any], status: str) -> dict[str, Any]:
+    return dispute | {"is_charge_refundable": status.startswith("warning"), "status": status}

@@ -1,0 +1,165 @@
+"""Refunds: asked for through the API, and moved on by time or by hand (docs.stripe.com/api/refunds).
+
+A charge's `amount_refunded` is what its refunds hold; one that failed or was canceled holds nothing.
+"""
+
+import json
+
+from deploy.local.stripe_sandbox.calls import Call, found, listed
+from deploy.local.stripe_sandbox.errors import Refusal, invalid, no_such
+from deploy.local.stripe_sandbox.events import Origin, emit
+from deploy.local.stripe_sandbox.objects import refund as objects
+from deploy.local.stripe_sandbox.sandbox import Sandbox
+from deploy.local.stripe_sandbox.store import Condition, Object, Store
+
+KIND = "refund"
+BIRTHS = "refund_births"
+REASONS = ("duplicate", "fraudulent", "requested_by_customer")
+_HOLDING = ("pending", "requires_action", "succeeded")
+# What may become of a refund; a bank may send back what had succeeded.
+MOVES = {
+    "pending": ("succeeded", "failed", "requires_action", "canceled"),
+    "requires_action": ("succeeded", "pending", "failed", "canceled"),
+    "succeeded": ("failed",),
+}
+_MAX_AMOUNT = 99_999_999
+
+
+class NotMovable(Exception):
+    """The refund does not go there from where it is."""
+
+
+def create(sandbox: Sandbox, call: Call) -> Object:
+    """POST /v1/refunds"""
+    charge = _charge_of(sandbox, call)
+    amount = call.params.integer("amount", least=1, most=_MAX_AMOUNT)
+    reason = call.params.choice("reason", REASONS)
+    metadata = call.params.metadata()
+    call.params.finish()
+    left = charge["amount_captured"] - charge["amount_refunded"]
+    _refuse(charge, amount, left)
+    status = _next_birth(sandbox.store)
+    refund = objects.build(
+        charge,
+        amount=left if amount is None else amount,
+        status="succeeded" if status == "failed" else status,
+        reason=reason,
+        metadata=metadata,
+        now=call.now,
+    )
+    sandbox.store.add(refund)
+    emit(sandbox.store, "refund.created", refund, now=call.now, origin=call.origin)
+    charge = _hold_anew(sandbox.store, charge)
+    emit(sandbox.store, "charge.refunded", charge, now=call.now, origin=call.origin)
+    # Born to fail: the bank sends it back at once.
+    return move(sandbox.store, refund, "failed", now=call.now) if status == "failed" else refund
+
+
+def retrieve(sandbox: Sandbox, call: Call) -> Object:
+    """GET /v1/refunds/{id}"""
+    call.params.finish()
+    return found(sandbox, call, KIND, param="refund")
+
+
+def list_all(sandbox: Sandbox, call: Call) -> Object:
+    """GET /v1/refunds"""
+    return listed(sandbox, call, KIND, of_payment(call))
+
+
+def update(sandbox: Sandbox, call: Call) -> Object:
+    """POST /v1/refunds/{id}: its metadata"""
+    refund = found(sandbox, call, KIND, param="refund")
+    changed = refund | {"metadata": refund["metadata"] | call.params.metadata()}
+    call.params.finish()
+    sandbox.store.update(changed)
+    emit(sandbox.store, "refund.updated", changed, now=call.now, origin=call.origin)
+    return changed
+
+
+def cancel(sandbox: Sandbox, call: Call) -> Object:
+    """POST /v1/refunds/{id}/cancel: only while it waits for the customer"""
+    refund = found(sandbox, call, KIND, param="refund")
+    call.params.finish()
+    if refund["status"] != "requires_action":
+        message = f"You cannot cancel a refund with status {refund['status']}."
+        raise invalid(message, param="refund")
+    return move(sandbox.store, refund, "canceled", now=call.now, origin=call.origin)
+
+
+def of_payment(call: Call) -> list[Condition]:
+    """The filters `payment_intent` and `charge`, which refunds and disputes share."""
+    names = ("payment_intent", "charge")
+    given = [(name, call.params.text(name)) for name in names]
+    return [(f"json_extract(body, '$.{name}') = ?", value) for name, value in given if value]
+
+
+def move(store: Store, refund: Object, status: str, *, now: int, origin: Origin | None = None) -> Object:
+    """Takes a refund further; NotMovable when there is no such way."""
+    if status not in MOVES.get(refund["status"], ()):
+        raise NotMovable(f"a refund does not go from {refund['status']} to {status}")
+    moved = objects.moved(refund, status)
+    store.update(moved)
+    charge = store.find("charge", refund["charge"])
+    assert charge is not None, refund["charge"]
+    _hold_anew(store, charge.body)
+    for event_type in ("refund.updated", *(["refund.failed"] if status == "failed" else [])):
+        emit(store, event_type, moved, now=now, origin=origin or Origin())
+    return moved
+
+
+def bear(store: Store, status: str, count: int) -> None:
+    """How the next refunds are born, before the usual `succeeded`."""
+    births = json.loads(store.switch(BIRTHS, "[]"))
+    store.set_switch(BIRTHS, json.dumps([*births, *[status] * count]))
+
+
+def _next_birth(store: Store) -> str:
+    births = json.loads(store.switch(BIRTHS, "[]"))
+    if not births:
+        return "succeeded"
+    store.set_switch(BIRTHS, json.dumps(births[1:]))
+    return str(births[0])
+
+
+def _charge_of(sandbox: Sandbox, call: Call) -> Object:
+    intent_id, charge_id = call.params.text("payment_intent"), call.params.text("charge")
+    if intent_id and not charge_id:
+        intent = sandbox.store.find("payment_intent", intent_id)
+        if intent is None:
+            raise no_such("payment_intent", intent_id, param="payment_intent")
+        charge_id = intent.body["latest_charge"]
+        if intent.body["status"] != "succeeded":
+            message = f"This PaymentIntent ({intent_id}) does not have a successful charge to refund."
+            raise invalid(message, param="payment_intent", code="payment_intent_unexpected_state")
+    if not charge_id:
+        message = "One of the following params should be provided for this request: payment_intent or charge."
+        raise Refusal(400, message)
+    charge = sandbox.store.find("charge", charge_id)
+    if charge is None:
+        raise no_such("charge", charge_id, param="charge")
+    return charge.body
+
+
+def _refuse(charge: Object, amount: int | None, left: int) -> None:
+    if charge["disputed"]:
+        message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
+        raise Refusal(400, message, code="charge_disputed", executed=True)
+    if left == 0:
+        message = f"Charge {charge['id']} has already been refunded."
+        raise Refusal(400, message, code="charge_already_refunded", executed=True)
+    if amount is not None and amount > left:
+        message = f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})"
+        raise Refusal(400, message, param="amount", executed=True)
+
+
+def _hold_anew(store: Store, charge: Object) -> Object:
+    """The charge with what its refunds hold of it."""
+    marks = ", ".join("?" * len(_HOLDING))
+    sql = (
+        "SELECT coalesce(sum(json_extract(body, '$.amount')), 0) FROM objects WHERE kind = 'refund'"
+        f" AND json_extract(body, '$.payment_intent') = ? AND json_extract(body, '$.status') IN ({marks})"
+    )
+    held = int(store.execute(sql, charge["payment_intent"], *_HOLDING).fetchone()[0])
+    changed = charge | {"amount_refunded": held, "refunded": held == charge["amount_captured"]}
+    store.update(changed)
+    return changed

@@ -4,9 +4,9 @@ import re
 
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox import checkout, creation, disputes, refunds
+from deploy.local.stripe_sandbox import billing, checkout, creation, disputes, refunds
 from deploy.local.stripe_sandbox.calls import Call, Caller, found, listed
-from deploy.local.stripe_sandbox.errors import Refusal, invalid
+from deploy.local.stripe_sandbox.errors import Refusal, invalid, no_such
 from deploy.local.stripe_sandbox.expansion import line_items
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Condition, Object
@@ -18,6 +18,8 @@ _MAX_TYPES = 20
 def create_session(sandbox: Sandbox, call: Call) -> Object:
     wanted, lines, intent_data = creation.read_session(call.params, now=call.now)
     call.params.finish()
+    if wanted.customer and sandbox.store.find("customer", wanted.customer) is None:
+        raise no_such("customer", wanted.customer, param="customer", status=400)
     return checkout.create(
         sandbox.store,
         wanted,
@@ -126,6 +128,22 @@ ROUTES = (
     ("GET", "/v1/disputes", disputes.list_all),
     ("GET", "/v1/disputes/{id}", disputes.retrieve),
     ("POST", "/v1/disputes/{id}/close", disputes.close),
+    ("POST", "/v1/customers", billing.create_customer),
+    ("GET", "/v1/customers", billing.list_customers),
+    ("GET", "/v1/customers/{id}", billing.retrieve_customer),
+    ("GET", "/v1/subscriptions", billing.list_subscriptions),
+    ("GET", "/v1/subscriptions/{id}", billing.retrieve_subscription),
+    ("POST", "/v1/subscriptions/{id}", billing.update_subscription),
+    ("DELETE", "/v1/subscriptions/{id}", billing.cancel_subscription),
+    ("GET", "/v1/invoices", billing.list_invoices),
+    ("GET", "/v1/invoices/{id}", billing.retrieve_invoice),
+    ("POST", "/v1/invoices/{id}/pay", billing.pay_invoice),
+    ("GET", "/v1/invoice_payments", billing.list_invoice_payments),
+    ("GET", "/v1/invoice_payments/{id}", billing.retrieve_invoice_payment),
+    ("POST", "/v1/test_helpers/test_clocks", billing.create_clock),
+    ("GET", "/v1/test_helpers/test_clocks", billing.list_clocks),
+    ("GET", "/v1/test_helpers/test_clocks/{id}", billing.retrieve_clock),
+    ("POST", "/v1/test_helpers/test_clocks/{id}/advance", billing.advance_clock),
     ("GET", "/v1/events", list_events),
     ("GET", "/v1/events/{id}", retrieve_event),
 )

@@ -222,7 +222,7 @@ def _version(request: Request) -> str:
 
 
 async def _read(request: Request) -> forms.Tree:
-    if request.method == "GET":
+    if request.method in ("GET", "DELETE"):
         return forms.decode(request.url.query.encode())
     kind = request.headers.get("content-type", "application/x-www-form-urlencoded")
     if not kind.startswith("application/x-www-form-urlencoded"):

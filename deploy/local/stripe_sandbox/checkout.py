@@ -6,6 +6,7 @@ Each function runs inside its caller's transaction and emits the events that Str
 from collections.abc import Sequence
 from typing import Any
 
+from deploy.local.stripe_sandbox import subscriptions
 from deploy.local.stripe_sandbox.errors import Refusal
 from deploy.local.stripe_sandbox.events import Origin, emit
 from deploy.local.stripe_sandbox.objects import charge, checkout_session, line_item, payment_intent
@@ -77,6 +78,8 @@ def pay(store: Store, session_id: str, *, now: int) -> list[str]:
     """The customer's card is charged; returns the ids of the events. NotOpen when it is too late."""
     found = _open(store, session_id, now)
     email = found.body["customer_email"] or _BUYER
+    if found.body["mode"] == "subscription":
+        return _subscribe(store, found, email, now)
     intent, events = _attempted(store, found, now)
     paid = charge.build(intent, email=email, paid=True, now=now)
     store.add(paid)
@@ -93,9 +96,28 @@ def pay(store: Store, session_id: str, *, now: int) -> list[str]:
     return events
 
 
+def _subscribe(store: Store, found: Stored, email: str, now: int) -> list[str]:
+    item = found.hidden["line_items"][0]
+    subscription, events = subscriptions.begin(
+        store,
+        price=item["price"],
+        quantity=item["quantity"],
+        customer_id=found.body["customer"],
+        email=email,
+        metadata=found.hidden["payment_intent_data"]["metadata"],
+        now=now,
+    )
+    session = checkout_session.subscribed(found.body, subscription, email=email)
+    store.update(session)
+    return [*events, emit(store, "checkout.session.completed", session, now=now, origin=_NOBODY)]
+
+
 def decline(store: Store, session_id: str, *, now: int) -> Object:
     """The bank refuses the card; the session stays open for another try. NotOpen when it is too late."""
     found = _open(store, session_id, now)
+    if found.body["mode"] == "subscription":
+        # Nothing is made before the card is taken.
+        return found.body
     intent, _ = _attempted(store, found, now)
     failed = charge.build(intent, email=found.body["customer_email"], paid=False, now=now)
     store.add(failed)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox import checkout, disputes, idempotency, refunds
+from deploy.local.stripe_sandbox import billing, checkout, disputes, idempotency, refunds, subscriptions
 from deploy.local.stripe_sandbox.errors import Refusal
 from deploy.local.stripe_sandbox.events import MODE, Origin
 from deploy.local.stripe_sandbox.faults import Fault
@@ -52,6 +52,22 @@ class NewDispute(BaseModel):
     amount: int | None = Field(default=None, ge=1)
     reason: str = "fraudulent"
     status: Literal["needs_response", "warning_needs_response"] = "needs_response"
+
+
+class Clock(BaseModel):
+    """Customers that Checkout makes from now on live on this test clock; none: in real time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None
+
+
+class NextPayment(BaseModel):
+    """What becomes of a subscription's payments from now on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcome: Literal["fail", "succeed"]
 
 
 class Control:
@@ -177,6 +193,39 @@ class Control:
         self._sandbox.sender.wake()
         return JSONResponse(dispute, status_code=201)
 
+    async def set_clock(self, request: Request) -> Response:
+        try:
+            clock = Clock.model_validate_json(await request.body())
+        except ValidationError as error:
+            return _bad(str(error))
+        if clock.id and self._store.find(billing.CLOCK, clock.id) is None:
+            return _bad("no such test clock", status=404)
+        with self._store.transaction():
+            self._store.set_switch(subscriptions.CLOCK, clock.id or "")
+        return JSONResponse(clock.model_dump())
+
+    async def script_payments(self, request: Request) -> Response:
+        subscription_id = request.path_params["id"]
+        if self._store.find(subscriptions.KIND, subscription_id) is None:
+            return _bad("no such subscription", status=404)
+        try:
+            outcome = NextPayment.model_validate_json(await request.body()).outcome
+        except ValidationError as error:
+            return _bad(str(error))
+        with self._store.transaction():
+            self._store.set_switch(f"next_payment:{subscription_id}", outcome)
+        return JSONResponse({"outcome": outcome})
+
+    async def renew(self, request: Request) -> Response:
+        """The subscription's period ends now, whatever the time is."""
+        found = self._store.find(subscriptions.KIND, request.path_params["id"])
+        if found is None or found.body["ended_at"]:
+            return _bad("no such subscription", status=404)
+        with self._store.transaction():
+            renewed = subscriptions.renew(self._store, found.body, now=int(time.time()))
+        self._sandbox.sender.wake()
+        return JSONResponse(renewed)
+
     async def state(self, _: Request) -> Response:
         states = dict.fromkeys(("pending", "held", "dropped", "delivered"), 0)
         rows = self._store.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall()
@@ -211,5 +260,8 @@ def routes(sandbox: Sandbox) -> list[Route]:
         Route("/_control/refunds/{id}", control.move_refund, methods=["POST"]),
         Route("/_control/disputes", control.begin_dispute, methods=["POST"]),
         Route("/_control/disputes/{id}", control.move_dispute, methods=["POST"]),
+        Route("/_control/test_clock", control.set_clock, methods=["POST"]),
+        Route("/_control/subscriptions/{id}/next_payment", control.script_payments, methods=["POST"]),
+        Route("/_control/subscriptions/{id}/renew", control.renew, methods=["POST"]),
         Route("/_control/state", control.state, methods=["GET"]),
     ]

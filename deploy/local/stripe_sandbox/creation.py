@@ -13,17 +13,12 @@ _LEAST_TOTAL = 50
 
 
 def read_session(params: Params, *, now: int) -> tuple[Wanted, list[Line], dict[str, object]]:
-    """The session, its lines, and what its payment intent will be made of."""
-    if params.choice("mode", ("payment", "setup", "subscription")) != "payment":
-        # Stripe's default is payment too when there are prices; the shop always says it.
-        raise (
-            params.missing("mode")
-            if "mode" not in params
-            else invalid("The sandbox knows the mode payment only", param="mode")
-        )
+    """The session, its lines, and what its payment intent or subscription will be made of."""
+    mode = _mode(params)
     lines = [_line(level) for level in params.items("line_items", most=_MAX_LINES)]
     if not lines:
         raise params.missing("line_items")
+    _check_recurring(lines, mode)
     success_url = params.url("success_url")
     if success_url is None:
         raise params.missing("success_url")
@@ -36,12 +31,43 @@ def read_session(params: Params, *, now: int) -> tuple[Wanted, list[Line], dict[
         customer_email=params.email("customer_email"),
         metadata=params.metadata(),
         expires_at=_expiry(params, now),
+        mode=mode,
+        customer=params.text("customer"),
     )
-    return wanted, lines, _intent_data(params)
+    if wanted.customer and wanted.customer_email:
+        message = "You may only specify one of these parameters: customer, customer_email."
+        raise invalid(message, param="customer")
+    return wanted, lines, _made_of(params, mode)
 
 
-def _intent_data(params: Params) -> dict[str, object]:
-    level = params.mapping("payment_intent_data")
+def _mode(params: Params) -> str:
+    mode = params.choice("mode", ("payment", "setup", "subscription"))
+    if mode is None:
+        # Stripe's default is payment when there are prices; the shop always says it.
+        raise params.missing("mode")
+    if mode == "setup":
+        raise invalid("The sandbox knows the modes payment and subscription", param="mode")
+    return mode
+
+
+def _check_recurring(lines: list[Line], mode: str) -> None:
+    recurring = [line for line in lines if line.recurring]
+    if mode == "payment" and recurring:
+        message = "You specified `payment` mode but passed a recurring price."
+        raise invalid(message, param="line_items")
+    if mode == "subscription" and (len(lines) != 1 or not recurring):
+        # Stripe takes several lines, and some that are paid once; the shop sells one plan.
+        message = "The sandbox sells a subscription of exactly one recurring price."
+        raise invalid(message, param="line_items")
+
+
+def _made_of(params: Params, mode: str) -> dict[str, object]:
+    own, other = "payment_intent_data", "subscription_data"
+    if mode == "subscription":
+        own, other = other, own
+    if other in params:
+        raise invalid(f"You can not pass `{other}` in `{mode}` mode.", param=other)
+    level = params.mapping(own)
     if level is None:
         return {"metadata": {}, "description": None}
     return {"metadata": level.metadata(), "description": level.text("description", longest=1_000)}
@@ -74,8 +100,22 @@ def _line(params: Params) -> Line:
     if unit_amount is None:
         raise data.missing("unit_amount")
     return Line(
-        name=_product_name(data), currency=_currency(data), unit_amount=unit_amount, quantity=quantity
+        name=_product_name(data),
+        currency=_currency(data),
+        unit_amount=unit_amount,
+        quantity=quantity,
+        recurring=_recurring(data),
     )
+
+
+def _recurring(params: Params) -> dict[str, object] | None:
+    level = params.mapping("recurring")
+    if level is None:
+        return None
+    interval = level.choice("interval", ("day", "week", "month", "year"))
+    if interval is None:
+        raise level.missing("interval")
+    return {"interval": interval, "interval_count": level.integer("interval_count", least=1, most=36) or 1}
 
 
 def _currency(params: Params) -> str:

@@ -99,13 +99,22 @@ def _open(found: Stored, *, alert: str, status: int) -> Response:
     buyer = f'<p class="soft">Receipt to {escape(email)}</p>' if email else ""
     abandon = _button("abandon", "Back to the shop") if session["cancel_url"] else ""
     body = (
-        f'<h1>Pay AI Shop</h1><p class="amount">{total}</p>{warning}'
+        f'<h1>Pay AI Shop</h1><p class="amount">{total}{_interval(found)}</p>{warning}'
         f"{_lines(found.hidden['line_items'])}{buyer}"
         f'<form method="post">{_button("pay", f"Pay {total}", main=True)}'
         f"{_button('decline', 'Pay with a card that is declined')}{abandon}</form>"
         '<p class="soft">Sandbox: no card, no money. This page stands in for Stripe’s.</p>'
     )
     return page("Pay AI Shop", body, status=status)
+
+
+def _interval(found: Stored) -> str:
+    """How often it is paid: `per month`, `every 2 weeks`; nothing for what is paid once."""
+    recurring = found.hidden["line_items"][0]["price"]["recurring"]
+    if recurring is None:
+        return ""
+    count, interval = recurring["interval_count"], recurring["interval"]
+    return f" per {interval}" if count == 1 else f" every {count} {interval}s"
 
 
 def _button(action: str, label: str, *, main: bool = False) -> str:

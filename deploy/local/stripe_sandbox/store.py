@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS objects (
 );
 CREATE INDEX IF NOT EXISTS idx_objects_kind ON objects (kind, seq);
 CREATE INDEX IF NOT EXISTS idx_objects_intent ON objects (json_extract(body, '$.payment_intent'), kind);
+CREATE INDEX IF NOT EXISTS idx_objects_paid_by ON objects (json_extract(body, '$.payment.payment_intent'))
+    WHERE kind = 'invoice_payment';
+CREATE INDEX IF NOT EXISTS idx_objects_invoice ON objects (json_extract(body, '$.invoice'), kind);
 CREATE INDEX IF NOT EXISTS idx_objects_open ON objects (json_extract(body, '$.expires_at'))
     WHERE kind = 'checkout.session' AND json_extract(body, '$.status') = 'open';
 CREATE TABLE IF NOT EXISTS deliveries (

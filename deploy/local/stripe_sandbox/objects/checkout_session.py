@@ -57,11 +57,14 @@ class Wanted:
     customer_email: str | None
     metadata: dict[str, str]
     expires_at: int
+    mode: str = "payment"
+    customer: str | None = None
 
 
 def build(wanted: Wanted, *, public_url: str, now: int) -> dict[str, Any]:
-    """An open session in payment mode. Its payment intent comes with the first attempt to pay."""
+    """An open session. Its payment intent, or its subscription, comes when the customer pays."""
     session_id = new_id("cs_test_a1", 58)
+    is_subscription = wanted.mode == "subscription"
     return {
         "id": session_id,
         "object": "checkout.session",
@@ -78,16 +81,17 @@ def build(wanted: Wanted, *, public_url: str, now: int) -> dict[str, Any]:
         "custom_text": dict.fromkeys(
             ("after_submit", "shipping_address", "submit", "terms_of_service_acceptance")
         ),
-        "customer_creation": "if_required",
+        "customer": wanted.customer,
+        "customer_creation": None if is_subscription else "if_required",
         "customer_details": _customer(wanted.customer_email) if wanted.customer_email else None,
         "customer_email": wanted.customer_email,
         "discounts": [],
         "expires_at": wanted.expires_at,
-        "invoice_creation": _no_invoice(),
+        "invoice_creation": None if is_subscription else _no_invoice(),
         "livemode": False,
         "metadata": wanted.metadata,
-        "mode": "payment",
-        "payment_method_collection": "if_required",
+        "mode": wanted.mode,
+        "payment_method_collection": "always" if is_subscription else "if_required",
         "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
         "payment_method_types": ["card"],
         "payment_status": "unpaid",
@@ -107,6 +111,19 @@ def completed(session: dict[str, Any], *, intent_id: str, email: str) -> dict[st
         "payment_intent": intent_id,
         "payment_status": "paid",
         "status": "complete",
+        "url": None,
+    }
+
+
+def subscribed(session: dict[str, Any], subscription: dict[str, Any], *, email: str) -> dict[str, Any]:
+    """Complete: its money came by the subscription's first invoice."""
+    return session | {
+        "customer": subscription["customer"],
+        "customer_details": _customer(email),
+        "invoice": subscription["latest_invoice"],
+        "payment_status": "paid",
+        "status": "complete",
+        "subscription": subscription["id"],
         "url": None,
     }
 

@@ -14,6 +14,8 @@ class Line:
     currency: str
     unit_amount: int
     quantity: int
+    # {interval, interval_count} of a subscription; None for what is paid once.
+    recurring: dict[str, Any] | None = None
 
 
 def build(line: Line, *, now: int) -> dict[str, Any]:
@@ -49,11 +51,17 @@ def _price(line: Line, now: int) -> dict[str, Any]:
         "metadata": {},
         "nickname": None,
         "product": new_id("prod_", 14),
-        "recurring": None,
+        "recurring": _recurring(line),
         "tax_behavior": "unspecified",
         "tiers_mode": None,
         "transform_quantity": None,
-        "type": "one_time",
+        "type": "recurring" if line.recurring else "one_time",
         "unit_amount": line.unit_amount,
         "unit_amount_decimal": str(line.unit_amount),
     }
+
+
+def _recurring(line: Line) -> dict[str, Any] | None:
+    if line.recurring is None:
+        return None
+    return {**line.recurring, "meter": None, "trial_period_days": None, "usage_type": "licensed"}

@@ -1,0 +1,209 @@
+"""What happens to a subscription: it begins, renews, is paid late or not at all, and ends.
+
+Each function runs inside its caller's transaction and emits the events that Stripe would. `now` is the time
+of the customer's test clock, where there is one.
+"""
+
+from typing import Any
+
+from deploy.local.stripe_sandbox.events import Origin, emit
+from deploy.local.stripe_sandbox.objects import charge, customer, invoice, payment_intent
+from deploy.local.stripe_sandbox.objects import subscription as objects
+from deploy.local.stripe_sandbox.store import Object, Store
+
+KIND = "subscription"
+# The clock of customers that Checkout makes from now on.
+CLOCK = "customers_test_clock"
+_NOBODY = Origin()
+_DAY = 24 * 3600
+# Days from a failed attempt to the next one; after the last the subscription is canceled.
+_RETRY_DAYS = (3, 5, 7)
+
+
+def begin(
+    store: Store,
+    *,
+    price: Object,
+    quantity: int,
+    customer_id: str | None,
+    email: str,
+    metadata: dict[str, str],
+    now: int,
+) -> tuple[Object, list[str]]:
+    """The card was taken: an active subscription with its first invoice paid, and the ids of the events."""
+    events: list[str] = []
+    owner = _stored(store, customer_id) if customer_id else _new_customer(store, email, now, events)
+    at = time_of(store, owner, now)
+    subscription = objects.build(price, quantity=quantity, customer=owner, metadata=metadata, now=at)
+    store.add(subscription)
+    first = _new_invoice(store, subscription, owner, "subscription_create", at)
+    subscription = subscription | {"latest_invoice": first["id"]}
+    store.update(subscription)
+    events += _pay(store, first, owner, at)
+    events.append(emit(store, "customer.subscription.created", subscription, now=at, origin=_NOBODY))
+    return subscription, events
+
+
+def renew(store: Store, subscription: Object, *, now: int) -> Object:
+    """The end of the current period: the next one is billed, unless it was to be the last."""
+    if subscription["cancel_at_period_end"]:
+        return end(store, subscription, reason="cancellation_requested", now=now)
+    owner = _stored(store, subscription["customer"])
+    moved = objects.moved_on(subscription)
+    bill = _new_invoice(store, moved, owner, "subscription_cycle", now)
+    moved = moved | {"latest_invoice": bill["id"]}
+    store.update(moved)
+    emit(store, "customer.subscription.updated", moved, now=now, origin=_NOBODY)
+    return attempt(store, moved, bill, now=now)
+
+
+def attempt(store: Store, subscription: Object, bill: Object, *, now: int) -> Object:
+    """Charges an open invoice, as `next_payment` says; the subscription follows."""
+    owner = _stored(store, subscription["customer"])
+    if store.switch(f"next_payment:{subscription['id']}", "succeed") == "succeed":
+        _pay(store, bill, owner, now)
+        return _turn(store, subscription, "active", now)
+    return _fail(store, subscription, bill, now)
+
+
+def end(store: Store, subscription: Object, *, reason: str, now: int, origin: Origin = _NOBODY) -> Object:
+    ended = objects.ended(subscription, reason=reason, now=now)
+    store.update(ended)
+    emit(store, "customer.subscription.deleted", ended, now=now, origin=origin)
+    return ended
+
+
+def advance(store: Store, clock: Object, *, to: int) -> None:
+    """Everything that falls due on a clock up to `to`, one after the other in its own time."""
+    while (due := _next_due(store, clock["id"], to)) is not None:
+        at, subscription = due
+        bill = _stored(store, subscription["latest_invoice"])
+        if bill["status"] == "open" and bill["next_payment_attempt"] == at:
+            attempt(store, subscription, bill, now=at)
+        else:
+            renew(store, subscription, now=at)
+
+
+def time_of(store: Store, owner: Object, now: int) -> int:
+    """A customer's own time."""
+    return int(_stored(store, owner["test_clock"])["frozen_time"]) if owner["test_clock"] else now
+
+
+def _next_due(store: Store, clock_id: str, to: int) -> tuple[int, Object] | None:
+    rows = store.execute(
+        "SELECT id FROM objects WHERE kind = 'subscription' AND json_extract(body, '$.test_clock') = ?"
+        " AND json_extract(body, '$.ended_at') IS NULL",
+        clock_id,
+    ).fetchall()
+    moments = [(_due_at(store, each), each) for each in (_stored(store, row[0]) for row in rows)]
+    due = [(at, each) for at, each in moments if at <= to]
+    return min(due, key=lambda moment: (moment[0], moment[1]["created"]), default=None)
+
+
+def _due_at(store: Store, subscription: Object) -> int:
+    period_end = int(objects.item_of(subscription)["current_period_end"])
+    retry = _stored(store, subscription["latest_invoice"])["next_payment_attempt"]
+    return min(period_end, retry) if retry else period_end
+
+
+def _new_customer(store: Store, email: str, now: int, events: list[str]) -> Object:
+    clock = store.switch(CLOCK, "") or None
+    at = int(_stored(store, clock)["frozen_time"]) if clock else now
+    made = customer.build(email=email, name=None, description=None, metadata={}, test_clock=clock, now=at)
+    store.add(made)
+    events.append(emit(store, "customer.created", made, now=at, origin=_NOBODY))
+    return made
+
+
+def _new_invoice(store: Store, subscription: Object, owner: Object, reason: str, now: int) -> Object:
+    number = owner["next_invoice_sequence"]
+    bill = invoice.build(subscription, customer=owner, reason=reason, number=number, now=now)
+    store.add(bill)
+    store.update(owner | {"next_invoice_sequence": number + 1})
+    for event_type in ("invoice.created", "invoice.finalized"):
+        emit(store, event_type, bill, now=now, origin=_NOBODY)
+    return bill
+
+
+def _pay(store: Store, bill: Object, owner: Object, now: int) -> list[str]:
+    """The card is charged for an invoice; the payment intent bears none of the shop's metadata."""
+    intent, events = _intent_of(store, bill, now)
+    paid = charge.build(intent, email=owner["email"], paid=True, now=now)
+    store.add(paid)
+    intent = payment_intent.succeeded(intent, paid)
+    store.update(intent)
+    bill = invoice.paid(bill, now=now)
+    store.update(bill)
+    [link] = _payments_of(store, bill)
+    link = invoice.payment_paid(link, now=now)
+    store.update(link)
+    for event_type, subject in (
+        ("charge.succeeded", paid),
+        ("payment_intent.succeeded", intent),
+        ("invoice.paid", bill),
+        ("invoice.payment_succeeded", bill),
+        ("invoice_payment.paid", link),
+    ):
+        events.append(emit(store, event_type, subject, now=now, origin=_NOBODY))
+    return events
+
+
+def _fail(store: Store, subscription: Object, bill: Object, now: int) -> Object:
+    intent, _ = _intent_of(store, bill, now)
+    failed = charge.build(intent, email=bill["customer_email"], paid=False, now=now)
+    store.add(failed)
+    intent = payment_intent.declined(intent, failed)
+    store.update(intent)
+    attempts = bill["attempt_count"]
+    again = now + _RETRY_DAYS[attempts] * _DAY if attempts < len(_RETRY_DAYS) else None
+    bill = invoice.attempted(bill, next_attempt=again)
+    store.update(bill)
+    for event_type, subject in (
+        ("charge.failed", failed),
+        ("payment_intent.payment_failed", intent),
+        ("invoice.payment_failed", bill),
+    ):
+        emit(store, event_type, subject, now=now, origin=_NOBODY)
+    if again is None:
+        return end(store, subscription, reason="payment_failed", now=now)
+    return _turn(store, subscription, "past_due", now)
+
+
+def _turn(store: Store, subscription: Object, status: str, now: int) -> Object:
+    if subscription["status"] == status:
+        return subscription
+    turned = subscription | {"status": status}
+    store.update(turned)
+    emit(store, "customer.subscription.updated", turned, now=now, origin=_NOBODY)
+    return turned
+
+
+def _intent_of(store: Store, bill: Object, now: int) -> tuple[Object, list[str]]:
+    """The invoice's payment intent, made by the first attempt, and the events of making it."""
+    links = _payments_of(store, bill)
+    if links:
+        return _stored(store, links[0]["payment"]["payment_intent"]), []
+    intent = payment_intent.build(
+        amount=bill["amount_due"],
+        currency=bill["currency"],
+        metadata={},
+        description="Subscription creation" if bill["billing_reason"] == "subscription_create" else None,
+        now=now,
+    ) | {"customer": bill["customer"]}
+    store.add(intent)
+    store.add(invoice.payment(bill, intent_id=intent["id"], paid=False, now=now))
+    return intent, [emit(store, "payment_intent.created", intent, now=now, origin=_NOBODY)]
+
+
+def _payments_of(store: Store, bill: Object) -> list[Any]:
+    rows = store.execute(
+        "SELECT id FROM objects WHERE kind = 'invoice_payment' AND json_extract(body, '$.invoice') = ?",
+        bill["id"],
+    ).fetchall()
+    return [_stored(store, row[0]) for row in rows]
+
+
+def _stored(store: Store, object_id: str) -> Object:
+    body = store.find_any(object_id)
+    assert body is not None, object_id
+    return body

@@ -96,6 +96,62 @@ def pay(store: Store, session_id: str, *, now: int) -> list[str]:
     return events
 
 
+def pay_later(store: Store, session_id: str, *, now: int) -> Object:
+    """By bank debit: the session is complete, its money on its way. NotOpen when it is too late."""
+    found = _open(store, session_id, now)
+    email = found.body["customer_email"] or _BUYER
+    intent, _ = _attempted(store, found, now)
+    intent = intent | {"status": "processing"}
+    store.update(intent)
+    session = checkout_session.completed(found.body, intent_id=intent["id"], email=email)
+    session |= {"payment_status": "unpaid"}
+    store.update(session)
+    emit(store, "payment_intent.processing", intent, now=now, origin=_NOBODY)
+    emit(store, "checkout.session.completed", session, now=now, origin=_NOBODY)
+    return session
+
+
+def end_delayed(store: Store, session_id: str, *, succeeded: bool, now: int) -> Object:
+    """The bank debit came, or did not: then the session stays complete and unpaid. NotOpen when nothing is
+    on its way."""
+    session = _stored(store, session_id)
+    intent = _stored(store, session["payment_intent"]) if session["payment_intent"] else None
+    if intent is None or intent["status"] != "processing":
+        raise NotOpen(session)
+    attempt = charge.build(intent, email=session["customer_details"]["email"], paid=succeeded, now=now)
+    store.add(attempt)
+    settle = payment_intent.succeeded if succeeded else payment_intent.declined
+    intent = settle(intent, attempt)
+    intent |= {} if succeeded else {"status": "requires_payment_method"}
+    store.update(intent)
+    session = session | {"payment_status": "paid" if succeeded else "unpaid"}
+    store.update(session)
+    outcome = "succeeded" if succeeded else "failed"
+    for event_type, subject in (
+        (f"charge.{outcome}", attempt),
+        (f"payment_intent.{'succeeded' if succeeded else 'payment_failed'}", intent),
+        (f"checkout.session.async_payment_{outcome}", session),
+    ):
+        emit(store, event_type, subject, now=now, origin=_NOBODY)
+    return session
+
+
+def pay_bare(store: Store, *, amount: int, currency: str, metadata: dict[str, str], now: int) -> Object:
+    """A payment that belongs to no session, as another program of the account could make it."""
+    intent = payment_intent.build(
+        amount=amount, currency=currency, metadata=metadata, description=None, now=now
+    )
+    store.add(intent)
+    emit(store, "payment_intent.created", intent, now=now, origin=_NOBODY)
+    paid = charge.build(intent, email=None, paid=True, now=now)
+    store.add(paid)
+    intent = payment_intent.succeeded(intent, paid)
+    store.update(intent)
+    for event_type, subject in (("charge.succeeded", paid), ("payment_intent.succeeded", intent)):
+        emit(store, event_type, subject, now=now, origin=_NOBODY)
+    return intent
+
+
 def _subscribe(store: Store, found: Stored, email: str, now: int) -> list[str]:
     item = found.hidden["line_items"][0]
     subscription, events = subscriptions.begin(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from deploy.local.stripe_sandbox import billing, checkout, disputes, idempotency, refunds, subscriptions
 from deploy.local.stripe_sandbox.errors import Refusal
-from deploy.local.stripe_sandbox.events import MODE, Origin
+from deploy.local.stripe_sandbox.events import MODE, TROUBLE, Origin, Trouble
 from deploy.local.stripe_sandbox.faults import Fault
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Object
@@ -19,11 +19,9 @@ from deploy.local.stripe_sandbox.store import Object
 _MAX_COPIES = 500
 
 
-class Delivery(BaseModel):
+class Delivery(Trouble):
     """`hold` keeps new events until they are flushed, `drop` never sends them (they can still be listed).
     Events that were emitted before go on as they were."""
-
-    model_config = ConfigDict(extra="forbid")
 
     mode: Literal["deliver", "hold", "drop"]
 
@@ -43,6 +41,24 @@ class Move(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: str
+
+
+class NewPayment(BaseModel):
+    """A payment that belongs to no session."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount: int = Field(ge=1, le=99_999_999)
+    currency: str = Field(default="usd", pattern="^[a-z]{3}$")
+    metadata: dict[str, str] = {}
+
+
+class DelayedPayment(BaseModel):
+    """What became of a bank debit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcome: Literal["succeeded", "failed"]
 
 
 class NewDispute(BaseModel):
@@ -89,12 +105,13 @@ class Control:
 
     async def set_delivery(self, request: Request) -> Response:
         try:
-            mode = Delivery.model_validate_json(await request.body()).mode
+            delivery = Delivery.model_validate_json(await request.body())
         except ValidationError as error:
             return _bad(str(error))
         with self._store.transaction():
-            self._store.set_switch(MODE, mode)
-        return JSONResponse({"mode": mode})
+            self._store.set_switch(MODE, delivery.mode)
+            self._store.set_switch(TROUBLE, delivery.model_dump_json(exclude={"mode"}))
+        return JSONResponse(delivery.model_dump())
 
     async def flush(self, _: Request) -> Response:
         """Sends what is held; the mode stays."""
@@ -136,6 +153,39 @@ class Control:
             return _bad(str(refusal))
         self._sandbox.sender.wake()
         return JSONResponse(ended)
+
+    async def pay_bare(self, request: Request) -> Response:
+        try:
+            wanted = NewPayment.model_validate_json(await request.body())
+        except ValidationError as error:
+            return _bad(str(error))
+        with self._store.transaction():
+            intent = checkout.pay_bare(self._store, **wanted.model_dump(), now=int(time.time()))
+        self._sandbox.sender.wake()
+        return JSONResponse(intent, status_code=201)
+
+    async def pay_later(self, request: Request) -> Response:
+        """By bank debit: the session is complete, the money on its way."""
+        return self._act_on_session(request, checkout.pay_later)
+
+    async def end_delayed(self, request: Request) -> Response:
+        try:
+            outcome = DelayedPayment.model_validate_json(await request.body()).outcome
+        except ValidationError as error:
+            return _bad(str(error))
+        return self._act_on_session(request, checkout.end_delayed, succeeded=outcome == "succeeded")
+
+    def _act_on_session(self, request: Request, act: Callable[..., Object], **how: Any) -> Response:
+        session_id = request.path_params["id"]
+        if self._store.find(checkout.KIND, session_id) is None:
+            return _bad("no such session", status=404)
+        try:
+            with self._store.transaction():
+                session = act(self._store, session_id, now=int(time.time()), **how)
+        except checkout.NotOpen as error:
+            return _bad(f"the session is {error.session['status']}", status=409)
+        self._sandbox.sender.wake()
+        return JSONResponse(session)
 
     async def bear_refunds(self, request: Request) -> Response:
         try:
@@ -256,6 +306,9 @@ def routes(sandbox: Sandbox) -> list[Route]:
         Route("/_control/events/{id}/deliver", control.deliver, methods=["POST"]),
         Route("/_control/forget_idempotency_keys", control.forget_keys, methods=["POST"]),
         Route("/_control/sessions/{id}/expire_now", control.expire_now, methods=["POST"]),
+        Route("/_control/payments", control.pay_bare, methods=["POST"]),
+        Route("/_control/sessions/{id}/pay_later", control.pay_later, methods=["POST"]),
+        Route("/_control/sessions/{id}/delayed_payment", control.end_delayed, methods=["POST"]),
         Route("/_control/refunds", control.bear_refunds, methods=["POST"]),
         Route("/_control/refunds/{id}", control.move_refund, methods=["POST"]),
         Route("/_control/disputes", control.begin_dispute, methods=["POST"]),

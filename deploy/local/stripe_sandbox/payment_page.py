@@ -1,4 +1,4 @@
-"""The hosted payment page: what is bought, and three buttons instead of a card."""
+"""The hosted payment page: what is bought, and a few buttons instead of a card."""
 
 import time
 from html import escape
@@ -35,12 +35,17 @@ class PaymentPage:
         return _open(found, alert="", status=200)
 
     async def act(self, request: Request) -> Response:
-        """POST /c/pay/{id}, a form with action=pay|decline|abandon"""
+        """POST /c/pay/{id}, a form with action=pay|pay_later|decline|abandon"""
         action = await _action(request)
         found = self._load(request)
         if found is None:
             return _unknown()
-        acts = {"pay": self._pay, "decline": self._decline, "abandon": self._abandon}
+        acts = {
+            "pay": self._pay,
+            "pay_later": self._pay_later,
+            "decline": self._decline,
+            "abandon": self._abandon,
+        }
         if action not in acts:
             return _open(found, alert="The form asks for nothing that this page can do.", status=400)
         log.info("page.pressed", session_id=found.body["id"], action=action)
@@ -58,6 +63,14 @@ class PaymentPage:
     def _pay(self, found: Stored) -> Response:
         with self._sandbox.store.transaction():
             checkout.pay(self._sandbox.store, found.body["id"], now=int(time.time()))
+        self._sandbox.sender.wake()
+        return RedirectResponse(_success_url(found.body), status_code=303)
+
+    def _pay_later(self, found: Stored) -> Response:
+        if found.body["mode"] == "subscription":
+            return _open(found, alert="A subscription is paid by card.", status=400)
+        with self._sandbox.store.transaction():
+            checkout.pay_later(self._sandbox.store, found.body["id"], now=int(time.time()))
         self._sandbox.sender.wake()
         return RedirectResponse(_success_url(found.body), status_code=303)
 
@@ -97,11 +110,13 @@ def _open(found: Stored, *, alert: str, status: int) -> Response:
     warning = f'<p role="alert">{escape(alert)}</p>' if alert else ""
     email = session["customer_email"]
     buyer = f'<p class="soft">Receipt to {escape(email)}</p>' if email else ""
+    is_once = session["mode"] == "payment"
+    later = _button("pay_later", "Pay by bank debit, which takes its time") if is_once else ""
     abandon = _button("abandon", "Back to the shop") if session["cancel_url"] else ""
     body = (
         f'<h1>Pay AI Shop</h1><p class="amount">{total}{_interval(found)}</p>{warning}'
         f"{_lines(found.hidden['line_items'])}{buyer}"
-        f'<form method="post">{_button("pay", f"Pay {total}", main=True)}'
+        f'<form method="post">{_button("pay", f"Pay {total}", main=True)}{later}'
         f"{_button('decline', 'Pay with a card that is declined')}{abandon}</form>"
         '<p class="soft">Sandbox: no card, no money. This page stands in for Stripe’s.</p>'
     )

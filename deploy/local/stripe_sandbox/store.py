@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS deliveries (
     event_id TEXT PRIMARY KEY,
     state TEXT NOT NULL CHECK (state IN ('pending', 'held', 'dropped', 'delivered')),
     attempts INTEGER NOT NULL DEFAULT 0,
-    due_at REAL NOT NULL
+    due_at REAL NOT NULL,
+    copies INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX IF NOT EXISTS idx_deliveries_due ON deliveries (due_at) WHERE state = 'pending';
 CREATE TABLE IF NOT EXISTS idempotency_keys (
@@ -75,6 +76,12 @@ class Store:
         # A killed process loses nothing; power lost may take the last commits, which a sandbox can bear.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        self._add_what_is_new()
+
+    def _add_what_is_new(self) -> None:
+        """A file of an earlier release goes on."""
+        if "copies" not in {row[1] for row in self._db.execute("PRAGMA table_info(deliveries)")}:
+            self._db.execute("ALTER TABLE deliveries ADD COLUMN copies INTEGER NOT NULL DEFAULT 1")
 
     def close(self) -> None:
         self._db.close()

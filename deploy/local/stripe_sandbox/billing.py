@@ -2,7 +2,7 @@
 
 from deploy.local.stripe_sandbox import subscriptions
 from deploy.local.stripe_sandbox.calls import Call, found, listed
-from deploy.local.stripe_sandbox.errors import invalid, no_such
+from deploy.local.stripe_sandbox.errors import invalid, no_such, of_status
 from deploy.local.stripe_sandbox.events import emit
 from deploy.local.stripe_sandbox.objects import customer, test_clock
 from deploy.local.stripe_sandbox.sandbox import Sandbox
@@ -122,7 +122,11 @@ def pay_invoice(sandbox: Sandbox, call: Call) -> Object:
     owner = sandbox.store.find_any(bill["parent"]["subscription_details"]["subscription"])
     assert owner is not None, bill["id"]
     subscriptions.attempt(sandbox.store, owner, bill, now=_time_of(sandbox, owner, call))
-    return found(sandbox, call, "invoice", param="invoice")
+    tried = found(sandbox, call, "invoice", param="invoice")
+    if tried["status"] != "paid":
+        # The attempt has been made, so what it left behind stays.
+        raise of_status(402)
+    return tried
 
 
 def retrieve_invoice_payment(sandbox: Sandbox, call: Call) -> Object:
@@ -190,6 +194,4 @@ def _equal(call: Call, *names: str) -> list[Condition]:
 
 
 def _time_of(sandbox: Sandbox, subscription: Object, call: Call) -> int:
-    owner = sandbox.store.find_any(subscription["customer"])
-    assert owner is not None, subscription["customer"]
-    return subscriptions.time_of(sandbox.store, owner, call.now)
+    return subscriptions.time_of(sandbox.store, subscription["test_clock"], call.now)

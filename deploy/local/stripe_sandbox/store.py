@@ -29,6 +29,9 @@ CREATE INDEX IF NOT EXISTS idx_objects_intent ON objects (json_extract(body, '$.
 CREATE INDEX IF NOT EXISTS idx_objects_paid_by ON objects (json_extract(body, '$.payment.payment_intent'))
     WHERE kind = 'invoice_payment';
 CREATE INDEX IF NOT EXISTS idx_objects_invoice ON objects (json_extract(body, '$.invoice'), kind);
+CREATE INDEX IF NOT EXISTS idx_objects_retried
+    ON objects (json_extract(body, '$.parent.subscription_details.subscription'))
+    WHERE kind = 'invoice' AND json_extract(body, '$.next_payment_attempt') IS NOT NULL;
 CREATE INDEX IF NOT EXISTS idx_objects_open ON objects (json_extract(body, '$.expires_at'))
     WHERE kind = 'checkout.session' AND json_extract(body, '$.status') = 'open';
 CREATE TABLE IF NOT EXISTS deliveries (

@@ -33,13 +33,13 @@ def begin(
     """The card was taken: an active subscription with its first invoice paid, and the ids of the events."""
     events: list[str] = []
     owner = _stored(store, customer_id) if customer_id else _new_customer(store, email, now, events)
-    at = time_of(store, owner, now)
+    at = time_of(store, owner["test_clock"], now)
     subscription = objects.build(price, quantity=quantity, customer=owner, metadata=metadata, now=at)
     store.add(subscription)
     first = _new_invoice(store, subscription, owner, "subscription_create", at)
     subscription = subscription | {"latest_invoice": first["id"]}
     store.update(subscription)
-    events += _pay(store, first, owner, at)
+    events += _pay(store, first, at)
     events.append(emit(store, "customer.subscription.created", subscription, now=at, origin=_NOBODY))
     return subscription, events
 
@@ -58,15 +58,18 @@ def renew(store: Store, subscription: Object, *, now: int) -> Object:
 
 
 def attempt(store: Store, subscription: Object, bill: Object, *, now: int) -> Object:
-    """Charges an open invoice, as `next_payment` says; the subscription follows."""
-    owner = _stored(store, subscription["customer"])
+    """Charges an open invoice, as `next_payment` says; the subscription follows its latest one, until it has
+    ended."""
     if store.switch(f"next_payment:{subscription['id']}", "succeed") == "succeed":
-        _pay(store, bill, owner, now)
-        return _turn(store, subscription, "active", now)
+        _pay(store, bill, now)
+        return _follow(store, subscription, bill, "active", now)
     return _fail(store, subscription, bill, now)
 
 
 def end(store: Store, subscription: Object, *, reason: str, now: int, origin: Origin = _NOBODY) -> Object:
+    """What is unpaid stays open, and is not tried again by itself."""
+    for bill in _retried(store, subscription):
+        store.update(bill | {"auto_advance": False, "next_payment_attempt": None})
     ended = objects.ended(subscription, reason=reason, now=now)
     store.update(ended)
     emit(store, "customer.subscription.deleted", ended, now=now, origin=origin)
@@ -76,39 +79,59 @@ def end(store: Store, subscription: Object, *, reason: str, now: int, origin: Or
 def advance(store: Store, clock: Object, *, to: int) -> None:
     """Everything that falls due on a clock up to `to`, one after the other in its own time."""
     while (due := _next_due(store, clock["id"], to)) is not None:
-        at, subscription = due
-        bill = _stored(store, subscription["latest_invoice"])
-        if bill["status"] == "open" and bill["next_payment_attempt"] == at:
+        at, subscription, bill = due
+        if bill:
             attempt(store, subscription, bill, now=at)
         else:
             renew(store, subscription, now=at)
 
 
-def time_of(store: Store, owner: Object, now: int) -> int:
-    """A customer's own time."""
-    return int(_stored(store, owner["test_clock"])["frozen_time"]) if owner["test_clock"] else now
+def time_of(store: Store, clock_id: str | None, now: int) -> int:
+    """The time of those who live on a clock; `now` for the others, and once the clock is deleted."""
+    clock = store.find_any(clock_id) if clock_id else None
+    return int(clock["frozen_time"]) if clock else now
 
 
-def _next_due(store: Store, clock_id: str, to: int) -> tuple[int, Object] | None:
+def running_on(store: Store, clock_id: str) -> list[Object]:
+    """The subscriptions on a clock that have not ended, the oldest first."""
     rows = store.execute(
         "SELECT id FROM objects WHERE kind = 'subscription' AND json_extract(body, '$.test_clock') = ?"
-        " AND json_extract(body, '$.ended_at') IS NULL",
+        " AND json_extract(body, '$.ended_at') IS NULL ORDER BY seq",
         clock_id,
     ).fetchall()
-    moments = [(_due_at(store, each), each) for each in (_stored(store, row[0]) for row in rows)]
-    due = [(at, each) for at, each in moments if at <= to]
-    return min(due, key=lambda moment: (moment[0], moment[1]["created"]), default=None)
+    return [_stored(store, row[0]) for row in rows]
 
 
-def _due_at(store: Store, subscription: Object) -> int:
-    period_end = int(objects.item_of(subscription)["current_period_end"])
-    retry = _stored(store, subscription["latest_invoice"])["next_payment_attempt"]
-    return min(period_end, retry) if retry else period_end
+# When, whose, and the invoice that is tried again then; none: the period ends.
+_Due = tuple[int, Object, Object | None]
+
+
+def _next_due(store: Store, clock_id: str, to: int) -> _Due | None:
+    moments = [moment for each in running_on(store, clock_id) for moment in _moments(store, each)]
+    return min((each for each in moments if each[0] <= to), key=lambda moment: moment[0], default=None)
+
+
+def _moments(store: Store, subscription: Object) -> list[_Due]:
+    """Retries come first: of two moments at the same time the first is taken."""
+    retries = [(bill["next_payment_attempt"], subscription, bill) for bill in _retried(store, subscription)]
+    return [*retries, (objects.item_of(subscription)["current_period_end"], subscription, None)]
+
+
+def _retried(store: Store, subscription: Object) -> list[Object]:
+    """The open invoices of a subscription that will be tried again; with short periods there are several."""
+    # Written as the partial index is, or SQLite does not use it.
+    rows = store.execute(
+        "SELECT id FROM objects WHERE kind = 'invoice'"
+        " AND json_extract(body, '$.next_payment_attempt') IS NOT NULL"
+        " AND json_extract(body, '$.parent.subscription_details.subscription') = ? ORDER BY seq",
+        subscription["id"],
+    ).fetchall()
+    return [_stored(store, row[0]) for row in rows]
 
 
 def _new_customer(store: Store, email: str, now: int, events: list[str]) -> Object:
     clock = store.switch(CLOCK, "") or None
-    at = int(_stored(store, clock)["frozen_time"]) if clock else now
+    at = time_of(store, clock, now)
     made = customer.build(email=email, name=None, description=None, metadata={}, test_clock=clock, now=at)
     store.add(made)
     events.append(emit(store, "customer.created", made, now=at, origin=_NOBODY))
@@ -125,10 +148,10 @@ def _new_invoice(store: Store, subscription: Object, owner: Object, reason: str,
     return bill
 
 
-def _pay(store: Store, bill: Object, owner: Object, now: int) -> list[str]:
+def _pay(store: Store, bill: Object, now: int) -> list[str]:
     """The card is charged for an invoice; the payment intent bears none of the shop's metadata."""
     intent, events = _intent_of(store, bill, now)
-    paid = charge.build(intent, email=owner["email"], paid=True, now=now)
+    paid = charge.build(intent, email=bill["customer_email"], paid=True, now=now)
     store.add(paid)
     intent = payment_intent.succeeded(intent, paid)
     store.update(intent)
@@ -154,8 +177,7 @@ def _fail(store: Store, subscription: Object, bill: Object, now: int) -> Object:
     store.add(failed)
     intent = payment_intent.declined(intent, failed)
     store.update(intent)
-    attempts = bill["attempt_count"]
-    again = now + _RETRY_DAYS[attempts] * _DAY if attempts < len(_RETRY_DAYS) else None
+    again = None if subscription["ended_at"] else _next_attempt(bill, now)
     bill = invoice.attempted(bill, next_attempt=again)
     store.update(bill)
     for event_type, subject in (
@@ -164,13 +186,20 @@ def _fail(store: Store, subscription: Object, bill: Object, now: int) -> Object:
         ("invoice.payment_failed", bill),
     ):
         emit(store, event_type, subject, now=now, origin=_NOBODY)
-    if again is None:
+    if again is None and not subscription["ended_at"]:
         return end(store, subscription, reason="payment_failed", now=now)
-    return _turn(store, subscription, "past_due", now)
+    return _follow(store, subscription, bill, "past_due", now)
 
 
-def _turn(store: Store, subscription: Object, status: str, now: int) -> Object:
-    if subscription["status"] == status:
+def _next_attempt(bill: Object, now: int) -> int | None:
+    attempts = bill["attempt_count"]
+    return now + _RETRY_DAYS[attempts] * _DAY if attempts < len(_RETRY_DAYS) else None
+
+
+def _follow(store: Store, subscription: Object, bill: Object, status: str, now: int) -> Object:
+    """An older invoice says nothing about the subscription any more, and nothing wakes an ended one."""
+    is_latest = bill["id"] == subscription["latest_invoice"]
+    if subscription["ended_at"] or not is_latest or subscription["status"] == status:
         return subscription
     turned = subscription | {"status": status}
     store.update(turned)

@@ -102,7 +102,9 @@ def moved_on(subscription: dict[str, Any]) -> dict[str, Any]:
     start = item["current_period_end"]
     later = item | {
         "current_period_start": start,
-        "current_period_end": period_end(item["price"]["recurring"], start),
+        "current_period_end": period_end(
+            item["price"]["recurring"], start, anchor=subscription["billing_cycle_anchor"]
+        ),
     }
     return subscription | {"items": subscription["items"] | {"data": [later]}}
 
@@ -116,8 +118,9 @@ def ended(subscription: dict[str, Any], *, reason: str, now: int) -> dict[str, A
     }
 
 
-def period_end(recurring: dict[str, Any], start: int) -> int:
-    """The same day of a later month or year, the last one where there is no such day."""
+def period_end(recurring: dict[str, Any], start: int, *, anchor: int) -> int:
+    """The anchor's day of a later month or year, the last one where there is no such day: from January 31 to
+    February 28, and on to March 31 (docs.stripe.com/billing/subscriptions/billing-cycle)."""
     begin, count = datetime.fromtimestamp(start, UTC), recurring["interval_count"]
     match recurring["interval"]:
         case "day" | "week" as interval:
@@ -125,7 +128,7 @@ def period_end(recurring: dict[str, Any], start: int) -> int:
         case interval:
             months = begin.month - 1 + count * (12 if interval == "year" else 1)
             year, month = begin.year + months // 12, months % 12 + 1
-            day = min(begin.day, calendar.monthrange(year, month)[1])
+            day = min(datetime.fromtimestamp(anchor, UTC).day, calendar.monthrange(year, month)[1])
             return int(begin.replace(year=year, month=month, day=day).timestamp())
 
 
@@ -136,7 +139,7 @@ def _item(subscription_id: str, price: dict[str, Any], quantity: int, now: int) 
         "billed_until": None,
         "billing_thresholds": None,
         "created": now,
-        "current_period_end": period_end(price["recurring"], now),
+        "current_period_end": period_end(price["recurring"], now, anchor=now),
         "current_period_start": now,
         "current_trial": None,
         "discounts": [],

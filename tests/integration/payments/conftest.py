@@ -133,6 +133,7 @@ class Payments:
     """What the tests do with a running payments, and how they look into its database."""
 
     stub: "payments_pb2_grpc.PaymentsServiceAsyncStub"
+    operator: "payments_pb2_grpc.PaymentsOperatorServiceAsyncStub"
     stripe: StripeDouble
     started: Started
     http: httpx.AsyncClient
@@ -155,6 +156,12 @@ class Payments:
 
     async def until_status(self, checkout_id: str, status: str) -> dict[str, Any]:
         [row] = await self.until("SELECT * FROM checkouts WHERE id = %s AND status = %s", checkout_id, status)
+        return row
+
+    async def settled(self, event_id: str) -> dict[str, Any]:
+        """The stored event, once it is handled."""
+        query = "SELECT * FROM stripe_events WHERE id = %s AND status <> 'received'"
+        [row] = await self.until(query, event_id)
         return row
 
     async def row(self, checkout_id: str) -> dict[str, Any]:
@@ -213,7 +220,7 @@ class Payments:
         event_id = event_id or f"evt_{uuid4().hex}"
         response = await self.post(event_body(event_id, event_type, session))
         assert (response.status_code, response.json()) == (200, {"received": True})
-        await self.until("SELECT 1 FROM stripe_events WHERE id = %s AND status <> 'received'", event_id)
+        await self.settled(event_id)
         return event_id
 
     @contextmanager
@@ -261,6 +268,7 @@ async def payments_running(
                 await channel.channel_ready()
             yield Payments(
                 payments_pb2_grpc.PaymentsServiceStub(channel),
+                payments_pb2_grpc.PaymentsOperatorServiceStub(channel),
                 stripe,
                 started,
                 http,
@@ -287,3 +295,29 @@ def payments(running_payments: Payments) -> Iterator[Payments]:
     yield running_payments
     running_payments.stripe.accidents.clear()
     running_payments.stripe.before_answer = None
+
+
+@pytest.fixture(scope="session")
+async def shared_sandboxed(
+    process: PaymentsProcess, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Payments]:
+    # The module needs this one's names.
+    from tests.integration.payments import sandbox as at
+
+    address, webhooks = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    with at.sandbox_running(address, webhooks, tmp_path_factory.mktemp("sandbox")):
+        stripe = at.Sandbox(f"http://{address}")
+        await at.until_healthy(stripe.http)
+        async with payments_running(process, stripe, WEBHOOK_LISTEN=webhooks) as payments:
+            yield payments
+        await stripe.http.aclose()
+
+
+@pytest.fixture
+async def sandboxed(shared_sandboxed: Payments) -> AsyncIterator[Payments]:
+    """payments with the sandbox for its Stripe, for a customer of this test."""
+    from tests.integration.payments.sandbox import sandbox_of
+
+    shared_sandboxed.user_id = uuid4()
+    yield shared_sandboxed
+    await sandbox_of(shared_sandboxed).quiet()

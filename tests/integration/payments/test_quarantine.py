@@ -1,0 +1,187 @@
+"""Money that fits nothing: parked with an alert, and settled once, by an operator or by the dashboard."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from protos.events.v1 import events_pb2
+from protos.payments.v1 import payments_pb2 as pb
+from tests.integration.payments.conftest import Payments, refused
+from tests.integration.payments.sandbox import Sandbox, sandbox_of
+
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+REJECTED = grpc.StatusCode.FAILED_PRECONDITION
+CONFLICT = grpc.StatusCode.ABORTED
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+FULFIL, REFUND = pb.QUARANTINE_RESOLUTION_FULFIL, pb.QUARANTINE_RESOLUTION_REFUND
+
+
+@pytest.fixture
+def payments(sandboxed: Payments) -> Payments:
+    return sandboxed
+
+
+@pytest.fixture
+def stripe(payments: Payments) -> Sandbox:
+    return sandbox_of(payments)
+
+
+async def parked(payments: Payments, intent: str) -> dict[str, Any]:
+    [row] = await payments.until("SELECT * FROM quarantine WHERE payment_intent_id = %s", intent)
+    return row
+
+
+async def stray(payments: Payments, **metadata: str) -> dict[str, Any]:
+    """A payment that bears our metadata and belongs to no checkout."""
+    named = {"user_id": str(payments.user_id), "points_amount": "100", "checkout_id": str(uuid4())}
+    paid = await sandbox_of(payments).control("payments", amount=999, metadata=named | metadata)
+    return await parked(payments, paid["id"])
+
+
+async def underpaid(payments: Payments, *, order: bool = False) -> tuple[pb.Checkout, dict[str, Any]]:
+    """A checkout that was paid, and whose price is another one by then."""
+    checkout = await (payments.order_checkout() if order else payments.points_checkout())
+    await payments.change(checkout.id, "amount_cents = amount_cents + 1")
+    await sandbox_of(payments).pay(checkout.url)
+    intent = await sandbox_of(payments).intent_of(checkout.session_id)
+    row = await parked(payments, intent)
+    return checkout, row
+
+
+async def resolve(payments: Payments, row: dict[str, Any], resolution: Any) -> pb.QuarantinedPayment:
+    request = pb.ResolveQuarantineRequest(
+        id=str(row["id"]), resolution=resolution, actor="operator-7", reason="talked to the customer"
+    )
+    return (await payments.operator.ResolveQuarantine(request)).payment
+
+
+async def grants(payments: Payments, source: str) -> list[Any]:
+    return await payments.facts("payments.points.grant_changed", events_pb2.PointsGrantChanged, source)
+
+
+async def audited(payments: Payments, row: dict[str, Any]) -> list[str]:
+    rows = await payments.sql(
+        "SELECT action FROM audit_log WHERE subject = %s AND actor = 'operator-7' ORDER BY seq",
+        str(row["id"]),
+    )
+    return [entry["action"] for entry in rows]
+
+
+async def test_a_stray_payment_is_parked_once_and_listed(payments: Payments, stripe: Sandbox) -> None:
+    row = await stray(payments)
+    assert (row["reason"], row["status"], row["amount_cents"]) == ("unknown_checkout", "parked", 999)
+    [event] = await stripe.events("payment_intent.succeeded", about=row["payment_intent_id"])
+    await stripe.deliver(event["id"], copies=3)
+    request = pb.ListQuarantineRequest(status=pb.QUARANTINE_STATUS_PARKED, limit=1)
+    page = await payments.operator.ListQuarantine(request)
+    assert (page.items[0].id, page.items[0].user_id) == (str(row["id"]), str(payments.user_id))
+    assert page.items[0].points == 100
+    assert not await grants(payments, str(row["checkout_id"]))
+
+
+async def test_a_payment_of_another_program_is_left_alone(payments: Payments, stripe: Sandbox) -> None:
+    paid = await stripe.control("payments", amount=999, metadata={"basket": "7"})
+    [event] = await stripe.events("payment_intent.succeeded", about=paid["id"])
+    assert (await payments.settled(event["id"]))["status"] == "ignored"
+    assert not await payments.sql("SELECT 1 FROM payments WHERE payment_intent_id = %s", paid["id"])
+
+
+async def test_fulfilling_gives_the_points_of_the_checkout_once(payments: Payments) -> None:
+    checkout, row = await underpaid(payments)
+    # Both events of the payment have spoken: its session is used up.
+    await payments.until_status(checkout.id, "failed")
+    assert row["reason"] == "amount_mismatch"
+    answers = await asyncio.gather(*(resolve(payments, row, FULFIL) for _ in range(5)))
+    assert {answer.status for answer in answers} == {pb.QUARANTINE_STATUS_FULFILLED}
+    await payments.until_status(checkout.id, "paid")
+    [grant] = await grants(payments, checkout.id)
+    assert grant.net_points == 550
+    assert await audited(payments, row) == ["quarantine.fulfilled"]
+    with refused("QUARANTINE_RESOLVED", CONFLICT):
+        await resolve(payments, row, REFUND)
+
+
+async def test_a_fulfilled_stray_is_a_grant_of_its_own_and_can_be_refunded(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    row = await stray(payments)
+    await resolve(payments, row, FULFIL)
+    source = str(row["payment_id"])
+    [grant] = await grants(payments, source)
+    assert (grant.net_points, grant.user_id) == (100, str(payments.user_id))
+    await stripe.post("refunds", payment_intent=row["payment_intent_id"])
+    await payments.until("SELECT 1 FROM payments WHERE id = %s AND refunded_cents = 999", row["payment_id"])
+    assert [fact.net_points for fact in await grants(payments, source)] == [100, 0]
+
+
+async def test_an_order_that_was_paid_wrongly_can_be_fulfilled(payments: Payments) -> None:
+    checkout, row = await underpaid(payments, order=True)
+    await payments.until_status(checkout.id, "failed")
+    await resolve(payments, row, FULFIL)
+    facts = await payments.facts("payments.checkout.changed", events_pb2.OrderCheckoutChanged, checkout.id)
+    states = [fact.state for fact in facts]
+    assert states == [events_pb2.ORDER_CHECKOUT_STATE_FAILED, events_pb2.ORDER_CHECKOUT_STATE_PAID]
+    assert facts[-1].amount_cents == 1501
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"points_amount": "0"}, {"points_amount": "many"}, {"user_id": "nobody"}, {"points_amount": "9" * 30}],
+)
+async def test_what_names_no_purchase_cannot_be_fulfilled(
+    payments: Payments, metadata: dict[str, str]
+) -> None:
+    row = await stray(payments, **metadata)
+    with refused("CANNOT_FULFIL", REJECTED):
+        await resolve(payments, row, FULFIL)
+    assert (await resolve(payments, row, REFUND)).status == pb.QUARANTINE_STATUS_REFUNDED
+
+
+async def test_refunding_gives_all_of_it_back_once(payments: Payments, stripe: Sandbox) -> None:
+    row = await stray(payments)
+    answers = await asyncio.gather(*(resolve(payments, row, REFUND) for _ in range(5)))
+    assert pb.QUARANTINE_STATUS_REFUNDED in {answer.status for answer in answers}
+    listed = (await stripe.get("refunds", payment_intent=row["payment_intent_id"]))["data"]
+    assert [refund["amount"] for refund in listed] == [999]
+    await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'refunded'", row["id"])
+    assert await audited(payments, row) == ["quarantine.refunding"]
+    with refused("QUARANTINE_RESOLVED", CONFLICT):
+        await resolve(payments, row, FULFIL)
+
+
+async def test_a_refund_that_comes_back_parks_the_payment_again(payments: Payments, stripe: Sandbox) -> None:
+    row = await stray(payments)
+    await stripe.control("refunds", status="pending")
+    assert (await resolve(payments, row, REFUND)).status == pb.QUARANTINE_STATUS_REFUNDED
+    [refund] = (await stripe.get("refunds", payment_intent=row["payment_intent_id"]))["data"]
+    await stripe.control(f"refunds/{refund['id']}", status="failed")
+    await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'parked'", row["id"])
+    await resolve(payments, row, FULFIL)
+    assert len(await grants(payments, str(row["payment_id"]))) == 1
+
+
+async def test_a_refund_in_the_dashboard_settles_it_too(payments: Payments, stripe: Sandbox) -> None:
+    row = await stray(payments)
+    await stripe.post("refunds", payment_intent=row["payment_intent_id"], amount=900)
+    await payments.until("SELECT 1 FROM payments WHERE id = %s AND refunded_cents = 900", row["payment_id"])
+    [still] = await payments.sql("SELECT status FROM quarantine WHERE id = %s", row["id"])
+    assert still["status"] == "parked"
+    await stripe.post("refunds", payment_intent=row["payment_intent_id"])
+    await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'refunded'", row["id"])
+
+
+async def test_decisions_need_an_id_a_name_and_a_reason(payments: Payments) -> None:
+    row = await stray(payments)
+    with refused("QUARANTINE_NOT_FOUND", NOT_FOUND):
+        await resolve(payments, row | {"id": uuid4()}, REFUND)
+    with refused("INVALID_FIELD", INVALID, field="resolution"):
+        await resolve(payments, row, pb.QUARANTINE_RESOLUTION_UNSPECIFIED)
+    for missing in ("actor", "reason"):
+        request = pb.ResolveQuarantineRequest(
+            id=str(row["id"]), resolution=REFUND, **{"actor": "a", "reason": "r"} | {missing: ""}
+        )
+        with refused("INVALID_FIELD", INVALID, field=missing):
+            await payments.operator.ResolveQuarantine(request)

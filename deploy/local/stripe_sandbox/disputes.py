@@ -16,6 +16,8 @@ MOVES = {
     "under_review": ("needs_response", "won", "lost"),
 }
 _CLOSED = ("won", "lost", "warning_closed")
+# While the money is gone the charge counts as disputed.
+_MONEY_GONE = ("needs_response", "under_review", "lost")
 
 
 class NotMovable(Exception):
@@ -45,10 +47,13 @@ def close(sandbox: Sandbox, call: Call) -> Object:
 def begin(store: Store, charge: Object, *, amount: int | None, reason: str, status: str, now: int) -> Object:
     """The bank questions a charge; it holds the money unless it only inquires."""
     dispute = objects.build(charge, amount=amount or charge["amount"], reason=reason, status=status, now=now)
+    is_inquiry = status.startswith("warning")
+    dispute = dispute if is_inquiry else objects.withdrawn(dispute, now=now)
     store.add(dispute)
-    if not status.startswith("warning"):
-        _withdraw(store, dispute, now)
+    _follow(store, dispute["charge"])
     emit(store, "charge.dispute.created", dispute, now=now, origin=Origin())
+    if not is_inquiry:
+        emit(store, "charge.dispute.funds_withdrawn", dispute, now=now, origin=Origin())
     return dispute
 
 
@@ -56,26 +61,33 @@ def move(store: Store, dispute: Object, status: str, *, now: int, origin: Origin
     """What the bank did next; NotMovable when there is no such way."""
     if status not in MOVES.get(dispute["status"], ()):
         raise NotMovable(f"a dispute does not go from {dispute['status']} to {status}")
-    moved = objects.moved(dispute, status)
+    moved, funds = _with_money_moved(objects.moved(dispute, status), dispute, now)
     store.update(moved)
-    origin = origin or Origin()
-    escalated = dispute["status"].startswith("warning") and not status.startswith("warning")
-    if escalated:
-        _withdraw(store, moved, now)
-    if status == "won":
-        _set_disputed(store, moved, disputed=False)
-        emit(store, "charge.dispute.funds_reinstated", moved, now=now, origin=origin)
-    is_closed = status in _CLOSED
-    emit(store, f"charge.dispute.{'closed' if is_closed else 'updated'}", moved, now=now, origin=origin)
+    _follow(store, moved["charge"])
+    told = f"charge.dispute.{'closed' if status in _CLOSED else 'updated'}"
+    emit(store, told, moved, now=now, origin=origin or Origin(), previous=dispute)
+    if funds:
+        emit(store, f"charge.dispute.funds_{funds}", moved, now=now, origin=origin or Origin())
     return moved
 
 
-def _withdraw(store: Store, dispute: Object, now: int) -> None:
-    _set_disputed(store, dispute, disputed=True)
-    emit(store, "charge.dispute.funds_withdrawn", dispute, now=now, origin=Origin())
+def _with_money_moved(moved: Object, before: Object, now: int) -> tuple[Object, str]:
+    """An inquiry that becomes a dispute takes the money, a won dispute brings it back; else "" is moved."""
+    if before["status"].startswith("warning") and not moved["status"].startswith("warning"):
+        return objects.withdrawn(moved, now=now), "withdrawn"
+    if moved["status"] == "won":
+        return objects.reinstated(moved, now=now), "reinstated"
+    return moved, ""
 
 
-def _set_disputed(store: Store, dispute: Object, *, disputed: bool) -> None:
-    charge = store.find("charge", dispute["charge"])
-    assert charge is not None, dispute["charge"]
-    store.update(charge.body | {"disputed": disputed})
+def _follow(store: Store, charge_id: str) -> None:
+    """The charge counts as disputed while any of its disputes has taken money."""
+    marks = ", ".join("?" * len(_MONEY_GONE))
+    charge = store.find("charge", charge_id)
+    assert charge is not None, charge_id
+    sql = (
+        "SELECT count(*) FROM objects WHERE kind = 'dispute' AND json_extract(body, '$.payment_intent') = ?"
+        f" AND json_extract(body, '$.charge') = ? AND json_extract(body, '$.status') IN ({marks})"
+    )
+    gone = store.execute(sql, charge.body["payment_intent"], charge_id, *_MONEY_GONE).fetchone()[0]
+    store.update(charge.body | {"disputed": gone > 0})

@@ -41,10 +41,19 @@ class Origin:
     idempotency_key: str | None = None
 
 
-def emit(store: Store, event_type: str, subject: Object, *, now: int, origin: Origin) -> str:
-    """Writes the event with the object as it is at this moment; returns the event's id."""
+def emit(
+    store: Store,
+    event_type: str,
+    subject: Object,
+    *,
+    now: int,
+    origin: Origin,
+    previous: Object | None = None,
+) -> str:
+    """Writes the event with the object as it is at this moment, and of the object as it was what has
+    changed; returns the event's id."""
     request = {"id": origin.request_id, "idempotency_key": origin.idempotency_key}
-    body = event.build(event_type, subject, request=request, now=now)
+    body = event.build(event_type, subject, request=request, now=now, previous=previous)
     store.add(body)
     _queue(store, body["id"])
     return str(body["id"])

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from deploy.local.stripe_sandbox.errors import Refusal
-from deploy.local.stripe_sandbox.store import Object, Store
+from deploy.local.stripe_sandbox.store import Object, Page, Store
 
 # Fields that hold ids of objects that the sandbox keeps.
-_FIELDS = {"payment_intent", "latest_charge"}
+_FIELDS = {"charge", "payment_intent", "latest_charge"}
 
 
 def expand(store: Store, body: Object, paths: Sequence[str]) -> Object:
@@ -22,12 +22,26 @@ def _expanded(store: Store, body: Object, parts: list[str], path: str) -> Object
         return body | {"data": [_expanded(store, item, rest, path) for item in body["data"]]}
     if first == "line_items" and body["object"] == "checkout.session":
         return body | {"line_items": line_items(store, body["id"])}
+    if first == "refunds" and body["object"] == "charge":
+        return body | {"refunds": _refunds(store, body)}
     if first not in _FIELDS or first not in body:
         raise Refusal(400, f"This property cannot be expanded ({path}).", param="expand")
     value = store.find_any(body[first]) if isinstance(body[first], str) else body[first]
     if value is not None and rest:
         value = _expanded(store, value, rest, path)
     return body | {first: value}
+
+
+def _refunds(store: Store, charge: Object) -> Object:
+    """The newest ten, as Stripe includes them."""
+    names = {"payment_intent": charge["payment_intent"], "charge": charge["id"]}
+    page = Page(
+        limit=10,
+        conditions=[(f"json_extract(body, '$.{name}') = ?", value) for name, value in names.items()],
+    )
+    data, has_more = store.page("refund", page)
+    url = f"/v1/charges/{charge['id']}/refunds"
+    return {"object": "list", "data": data, "has_more": has_more, "url": url}
 
 
 def line_items(store: Store, session_id: str) -> Object:

@@ -95,6 +95,15 @@ class Params:
             raise invalid(message, param=self.name(key))
         return {name: value for name, value in values.items() if value}
 
+    def changed_metadata(self, present: dict[str, str], key: str = "metadata") -> dict[str, str]:
+        """The present metadata with what is sent: an empty value takes its key away, an empty string all."""
+        if self._tree.get(key) == "":
+            self._read.add(key)
+            return {}
+        sent = self.metadata(key)
+        named = self._tree.get(key, {}).keys()
+        return {name: value for name, value in present.items() if name not in named} | sent
+
     def _metadata_value(self, key: str) -> str:
         value, name = self._value(key), self.name(key)
         if not isinstance(value, str):

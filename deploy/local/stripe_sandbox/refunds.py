@@ -49,8 +49,8 @@ def create(sandbox: Sandbox, call: Call) -> Object:
     )
     sandbox.store.add(refund)
     emit(sandbox.store, "refund.created", refund, now=call.now, origin=call.origin)
-    charge = _hold_anew(sandbox.store, charge)
-    emit(sandbox.store, "charge.refunded", charge, now=call.now, origin=call.origin)
+    held = _hold_anew(sandbox.store, charge)
+    emit(sandbox.store, "charge.refunded", held, now=call.now, origin=call.origin, previous=charge)
     # Born to fail: the bank sends it back at once.
     return move(sandbox.store, refund, "failed", now=call.now) if status == "failed" else refund
 
@@ -69,10 +69,10 @@ def list_all(sandbox: Sandbox, call: Call) -> Object:
 def update(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/refunds/{id}: its metadata"""
     refund = found(sandbox, call, KIND, param="refund")
-    changed = refund | {"metadata": refund["metadata"] | call.params.metadata()}
+    changed = refund | {"metadata": call.params.changed_metadata(refund["metadata"])}
     call.params.finish()
     sandbox.store.update(changed)
-    emit(sandbox.store, "refund.updated", changed, now=call.now, origin=call.origin)
+    _tell(sandbox.store, changed, previous=refund, now=call.now, origin=call.origin)
     return changed
 
 
@@ -102,9 +102,16 @@ def move(store: Store, refund: Object, status: str, *, now: int, origin: Origin 
     charge = store.find("charge", refund["charge"])
     assert charge is not None, refund["charge"]
     _hold_anew(store, charge.body)
-    for event_type in ("refund.updated", *(["refund.failed"] if status == "failed" else [])):
-        emit(store, event_type, moved, now=now, origin=origin or Origin())
+    _tell(store, moved, previous=refund, now=now, origin=origin or Origin())
+    if status == "failed":
+        emit(store, "refund.failed", moved, now=now, origin=origin or Origin())
     return moved
+
+
+def _tell(store: Store, refund: Object, *, previous: Object, now: int, origin: Origin) -> None:
+    """Stripe tells of a card's refund under its old name too."""
+    for event_type in ("refund.updated", "charge.refund.updated"):
+        emit(store, event_type, refund, now=now, origin=origin, previous=previous)
 
 
 def bear(store: Store, status: str, count: int) -> None:
@@ -123,7 +130,10 @@ def _next_birth(store: Store) -> str:
 
 def _charge_of(sandbox: Sandbox, call: Call) -> Object:
     intent_id, charge_id = call.params.text("payment_intent"), call.params.text("charge")
-    if intent_id and not charge_id:
+    if intent_id and charge_id:
+        message = "You may only specify one of these parameters: charge, payment_intent."
+        raise invalid(message, param="charge")
+    if intent_id:
         intent = sandbox.store.find("payment_intent", intent_id)
         if intent is None:
             raise no_such("payment_intent", intent_id, param="payment_intent")
@@ -141,6 +151,9 @@ def _charge_of(sandbox: Sandbox, call: Call) -> Object:
 
 
 def _refuse(charge: Object, amount: int | None, left: int) -> None:
+    if not charge["paid"]:
+        message = f"Charge {charge['id']} has failed; there is nothing to refund."
+        raise Refusal(400, message, code="charge_not_refundable", executed=True)
     if charge["disputed"]:
         message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
         raise Refusal(400, message, code="charge_disputed", executed=True)

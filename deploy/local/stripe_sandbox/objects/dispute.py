@@ -5,6 +5,8 @@ from typing import Any
 from deploy.local.stripe_sandbox.ids import new_id
 
 _SEVEN_DAYS = 7 * 24 * 3600
+# What Stripe takes for a dispute, in minor units.
+_FEE = 1_500
 # Stripe's Dispute.Evidence; all of them texts or files that nobody has sent yet.
 _EVIDENCE = (
     "access_activity_log",
@@ -55,7 +57,7 @@ def build(charge: dict[str, Any], *, amount: int, reason: str, status: str, now:
             "has_evidence": False,
             "past_due": False,
             "submission_count": 0,
-            "submission_method": None,
+            "submission_method": "not_submitted",
         },
         "intended_submission_method": None,
         "is_charge_refundable": status.startswith("warning"),
@@ -74,6 +76,46 @@ def build(charge: dict[str, Any], *, amount: int, reason: str, status: str, now:
         },
         "reason": reason,
         "status": status,
+    }
+
+
+def withdrawn(dispute: dict[str, Any], *, now: int) -> dict[str, Any]:
+    """The disputed amount and the fee are taken from the account."""
+    taken = _transaction(dispute, "Chargeback withdrawal", amount=-dispute["amount"], fee=_FEE, now=now)
+    return dispute | {"balance_transactions": [*dispute["balance_transactions"], taken]}
+
+
+def reinstated(dispute: dict[str, Any], *, now: int) -> dict[str, Any]:
+    """The amount comes back; the fee does not."""
+    given = _transaction(dispute, "Chargeback reversal", amount=dispute["amount"], fee=0, now=now)
+    return dispute | {"balance_transactions": [*dispute["balance_transactions"], given]}
+
+
+def _transaction(dispute: dict[str, Any], what: str, *, amount: int, fee: int, now: int) -> dict[str, Any]:
+    detail = {
+        "amount": fee,
+        "application": None,
+        "currency": dispute["currency"],
+        "description": "Dispute fee",
+        "type": "stripe_fee",
+    }
+    return {
+        "id": new_id("txn_1"),
+        "object": "balance_transaction",
+        "amount": amount,
+        "available_on": now + _SEVEN_DAYS,
+        "balance_type": "payments",
+        "created": now,
+        "currency": dispute["currency"],
+        "description": f"{what} for {dispute['charge']}",
+        "exchange_rate": None,
+        "fee": fee,
+        "fee_details": [detail] if fee else [],
+        "net": amount - fee,
+        "reporting_category": "dispute" if amount < 0 else "dispute_reversal",
+        "source": dispute["id"],
+        "status": "pending",
+        "type": "adjustment",
     }
 
 

@@ -4,9 +4,9 @@ import re
 
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox import billing, checkout, creation, disputes, refunds
+from deploy.local.stripe_sandbox import billing, checkout, clocks, creation, disputes, refunds
 from deploy.local.stripe_sandbox.calls import Call, Caller, found, listed
-from deploy.local.stripe_sandbox.errors import Refusal, invalid, no_such
+from deploy.local.stripe_sandbox.errors import Refusal, invalid
 from deploy.local.stripe_sandbox.expansion import line_items
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Condition, Object
@@ -18,8 +18,8 @@ _MAX_TYPES = 20
 def create_session(sandbox: Sandbox, call: Call) -> Object:
     wanted, lines, intent_data = creation.read_session(call.params, now=call.now)
     call.params.finish()
-    if wanted.customer and sandbox.store.find("customer", wanted.customer) is None:
-        raise no_such("customer", wanted.customer, param="customer", status=400)
+    if wanted.customer:
+        billing.check_customer(sandbox, wanted.customer)
     return checkout.create(
         sandbox.store,
         wanted,
@@ -140,10 +140,11 @@ ROUTES = (
     ("POST", "/v1/invoices/{id}/pay", billing.pay_invoice),
     ("GET", "/v1/invoice_payments", billing.list_invoice_payments),
     ("GET", "/v1/invoice_payments/{id}", billing.retrieve_invoice_payment),
-    ("POST", "/v1/test_helpers/test_clocks", billing.create_clock),
-    ("GET", "/v1/test_helpers/test_clocks", billing.list_clocks),
-    ("GET", "/v1/test_helpers/test_clocks/{id}", billing.retrieve_clock),
-    ("POST", "/v1/test_helpers/test_clocks/{id}/advance", billing.advance_clock),
+    ("POST", "/v1/test_helpers/test_clocks", clocks.create),
+    ("GET", "/v1/test_helpers/test_clocks", clocks.list_all),
+    ("GET", "/v1/test_helpers/test_clocks/{id}", clocks.retrieve),
+    ("DELETE", "/v1/test_helpers/test_clocks/{id}", clocks.delete),
+    ("POST", "/v1/test_helpers/test_clocks/{id}/advance", clocks.advance),
     ("GET", "/v1/events", list_events),
     ("GET", "/v1/events/{id}", retrieve_event),
 )

@@ -1,35 +1,46 @@
-"""Customers, subscriptions, invoices and test clocks through the API (docs.stripe.com/api)."""
+"""Customers, subscriptions and invoices through the API (docs.stripe.com/api)."""
 
-from deploy.local.stripe_sandbox import subscriptions
+from deploy.local.stripe_sandbox import clocks, subscriptions
 from deploy.local.stripe_sandbox.calls import Call, found, listed
 from deploy.local.stripe_sandbox.errors import invalid, no_such, of_status
 from deploy.local.stripe_sandbox.events import emit
-from deploy.local.stripe_sandbox.objects import customer, test_clock
+from deploy.local.stripe_sandbox.objects import customer
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Condition, Object
 
-CLOCK = "test_helpers.test_clock"
-_MAX_TIME = 1 << 40
-_STATUSES = ("active", "canceled", "incomplete", "past_due", "trialing", "unpaid", "all")
-_TWO_YEARS = 2 * 366 * 24 * 3600
+_STATUSES = (
+    "active",
+    "all",
+    "canceled",
+    "ended",
+    "incomplete",
+    "incomplete_expired",
+    "past_due",
+    "paused",
+    "trialing",
+    "unpaid",
+)
+_OF_INVOICE = ("draft", "open", "paid", "uncollectible", "void")
+_OF_INVOICE_PAYMENT = ("canceled", "open", "paid")
 
 
 def create_customer(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/customers"""
     clock = call.params.text("test_clock")
-    if clock and sandbox.store.find(CLOCK, clock) is None:
-        raise no_such(CLOCK, clock, param="test_clock", status=400)
+    if clock and sandbox.store.find(clocks.KIND, clock) is None:
+        raise no_such(clocks.KIND, clock, param="test_clock", status=400)
+    now = subscriptions.time_of(sandbox.store, clock, call.now)
     made = customer.build(
         email=call.params.email("email"),
         name=call.params.text("name"),
         description=call.params.text("description"),
         metadata=call.params.metadata(),
         test_clock=clock,
-        now=call.now,
+        now=now,
     )
     call.params.finish()
     sandbox.store.add(made)
-    emit(sandbox.store, "customer.created", made, now=call.now, origin=call.origin)
+    emit(sandbox.store, "customer.created", made, now=now, origin=call.origin)
     return made
 
 
@@ -41,7 +52,15 @@ def retrieve_customer(sandbox: Sandbox, call: Call) -> Object:
 
 def list_customers(sandbox: Sandbox, call: Call) -> Object:
     """GET /v1/customers"""
-    return listed(sandbox, call, "customer", _equal(call, "email", "test_clock"))
+    conditions = [*_equal(call, "email", "test_clock"), ("json_extract(body, '$.deleted') IS NOT ?", 1)]
+    return listed(sandbox, call, "customer", conditions)
+
+
+def check_customer(sandbox: Sandbox, customer_id: str) -> None:
+    """Refusal unless the customer, named by a parameter, is there and not deleted."""
+    stored = sandbox.store.find("customer", customer_id)
+    if stored is None or stored.body.get("deleted"):
+        raise no_such("customer", customer_id, param="customer", status=400)
 
 
 def retrieve_subscription(sandbox: Sandbox, call: Call) -> Object:
@@ -57,7 +76,8 @@ def list_subscriptions(sandbox: Sandbox, call: Call) -> Object:
     if status is None:
         conditions.append(("json_extract(body, '$.status') <> ?", "canceled"))
     elif status != "all":
-        conditions.append(("json_extract(body, '$.status') = ?", status))
+        # Whatever ends here is canceled; none is `incomplete_expired`.
+        conditions.append(("json_extract(body, '$.status') = ?", "canceled" if status == "ended" else status))
     return listed(sandbox, call, subscriptions.KIND, conditions)
 
 
@@ -67,7 +87,7 @@ def update_subscription(sandbox: Sandbox, call: Call) -> Object:
     ends = call.params.boolean("cancel_at_period_end")
     metadata = call.params.metadata()
     call.params.finish()
-    if subscription["status"] == "canceled":
+    if subscription["status"] == "canceled" and ends is not None:
         message = "A canceled subscription can only update its cancellation_details and metadata."
         raise invalid(message, param="cancel_at_period_end")
     now = _time_of(sandbox, subscription, call)
@@ -105,7 +125,7 @@ def retrieve_invoice(sandbox: Sandbox, call: Call) -> Object:
 
 def list_invoices(sandbox: Sandbox, call: Call) -> Object:
     """GET /v1/invoices"""
-    conditions = _equal(call, "customer", "status")
+    conditions = _equal(call, "customer", status=_OF_INVOICE)
     subscription = call.params.text("subscription")
     if subscription:
         of_subscription = "json_extract(body, '$.parent.subscription_details.subscription') = ?"
@@ -137,7 +157,7 @@ def retrieve_invoice_payment(sandbox: Sandbox, call: Call) -> Object:
 
 def list_invoice_payments(sandbox: Sandbox, call: Call) -> Object:
     """GET /v1/invoice_payments: of an invoice, or of a payment intent"""
-    conditions = _equal(call, "invoice", "status")
+    conditions = _equal(call, "invoice", status=_OF_INVOICE_PAYMENT)
     level = call.params.mapping("payment")
     if level is not None:
         if level.choice("type", ("payment_intent", "charge")) is None:
@@ -147,49 +167,11 @@ def list_invoice_payments(sandbox: Sandbox, call: Call) -> Object:
     return listed(sandbox, call, "invoice_payment", conditions)
 
 
-def create_clock(sandbox: Sandbox, call: Call) -> Object:
-    """POST /v1/test_helpers/test_clocks"""
-    frozen_time = call.params.integer("frozen_time", least=0, most=_MAX_TIME)
-    if frozen_time is None:
-        raise call.params.missing("frozen_time")
-    clock = test_clock.build(frozen_time=frozen_time, name=call.params.text("name"), now=call.now)
-    call.params.finish()
-    sandbox.store.add(clock)
-    return clock
-
-
-def retrieve_clock(sandbox: Sandbox, call: Call) -> Object:
-    """GET /v1/test_helpers/test_clocks/{id}"""
-    call.params.finish()
-    return found(sandbox, call, CLOCK, param="test_clock")
-
-
-def list_clocks(sandbox: Sandbox, call: Call) -> Object:
-    """GET /v1/test_helpers/test_clocks"""
-    return listed(sandbox, call, CLOCK, [])
-
-
-def advance_clock(sandbox: Sandbox, call: Call) -> Object:
-    """POST /v1/test_helpers/test_clocks/{id}/advance: at Stripe this takes a while, here it is done at
-    once"""
-    clock = found(sandbox, call, CLOCK, param="test_clock")
-    to = call.params.integer("frozen_time", least=0, most=_MAX_TIME)
-    call.params.finish()
-    if to is None:
-        raise call.params.missing("frozen_time")
-    if not clock["frozen_time"] < to <= clock["frozen_time"] + _TWO_YEARS:
-        message = "A test clock goes forward, and no more than two years at a time."
-        raise invalid(message, param="frozen_time")
-    subscriptions.advance(sandbox.store, clock, to=to)
-    advanced = clock | {"frozen_time": to}
-    sandbox.store.update(advanced)
-    emit(sandbox.store, "test_helpers.test_clock.ready", advanced, now=call.now, origin=call.origin)
-    return advanced
-
-
-def _equal(call: Call, *names: str) -> list[Condition]:
-    """A condition for each of these parameters that is given."""
+def _equal(call: Call, *names: str, status: tuple[str, ...] = ()) -> list[Condition]:
+    """A condition for each of these parameters that is given, and for a status among those."""
     given = [(name, call.params.text(name)) for name in names]
+    if status:
+        given.append(("status", call.params.choice("status", status)))
     return [(f"json_extract(body, '$.{name}') = ?", value) for name, value in given if value]
 
 

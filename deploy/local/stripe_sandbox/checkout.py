@@ -77,9 +77,9 @@ def expire_due(store: Store, *, now: int) -> int:
 def pay(store: Store, session_id: str, *, now: int) -> list[str]:
     """The customer's card is charged; returns the ids of the events. NotOpen when it is too late."""
     found = _open(store, session_id, now)
-    email = found.body["customer_email"] or _BUYER
     if found.body["mode"] == "subscription":
-        return _subscribe(store, found, email, now)
+        return _subscribe(store, found, now)
+    email = found.body["customer_email"] or _BUYER
     intent, events = _attempted(store, found, now)
     paid = charge.build(intent, email=email, paid=True, now=now)
     store.add(paid)
@@ -152,12 +152,12 @@ def pay_bare(store: Store, *, amount: int, currency: str, metadata: dict[str, st
     return intent
 
 
-def _subscribe(store: Store, found: Stored, email: str, now: int) -> list[str]:
-    item = found.hidden["line_items"][0]
+def _subscribe(store: Store, found: Stored, now: int) -> list[str]:
+    owner = _stored(store, found.body["customer"]) if found.body["customer"] else None
+    email = (owner["email"] if owner else found.body["customer_email"]) or _BUYER
     subscription, events = subscriptions.begin(
         store,
-        price=item["price"],
-        quantity=item["quantity"],
+        plan=found.hidden["line_items"][0],
         customer_id=found.body["customer"],
         email=email,
         metadata=found.hidden["payment_intent_data"]["metadata"],

@@ -9,7 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox import billing, checkout, disputes, idempotency, refunds, subscriptions
+from deploy.local.stripe_sandbox import (
+    checkout,
+    clocks,
+    disputes,
+    idempotency,
+    refunds,
+    subscriptions,
+)
 from deploy.local.stripe_sandbox.errors import Refusal
 from deploy.local.stripe_sandbox.events import MODE, TROUBLE, Origin, Trouble
 from deploy.local.stripe_sandbox.faults import Fault
@@ -248,7 +255,7 @@ class Control:
             clock = Clock.model_validate_json(await request.body())
         except ValidationError as error:
             return _bad(str(error))
-        if clock.id and self._store.find(billing.CLOCK, clock.id) is None:
+        if clock.id and self._store.find(clocks.KIND, clock.id) is None:
             return _bad("no such test clock", status=404)
         with self._store.transaction():
             self._store.set_switch(subscriptions.CLOCK, clock.id or "")

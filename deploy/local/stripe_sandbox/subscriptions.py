@@ -23,19 +23,21 @@ _RETRY_DAYS = (3, 5, 7)
 def begin(
     store: Store,
     *,
-    price: Object,
-    quantity: int,
+    plan: Object,
     customer_id: str | None,
     email: str,
     metadata: dict[str, str],
     now: int,
 ) -> tuple[Object, list[str]]:
-    """The card was taken: an active subscription with its first invoice paid, and the ids of the events."""
+    """The card was taken: an active subscription with its first invoice paid, and the ids of the events.
+    `plan` is the line item that was bought."""
     events: list[str] = []
     owner = _stored(store, customer_id) if customer_id else _new_customer(store, email, now, events)
     at = time_of(store, owner["test_clock"], now)
-    subscription = objects.build(price, quantity=quantity, customer=owner, metadata=metadata, now=at)
-    store.add(subscription)
+    subscription = objects.build(
+        plan["price"], quantity=plan["quantity"], customer=owner, metadata=metadata, now=at
+    )
+    store.add(subscription, {"product": plan["description"]})
     first = _new_invoice(store, subscription, owner, "subscription_create", at)
     subscription = subscription | {"latest_invoice": first["id"]}
     store.update(subscription)
@@ -139,8 +141,10 @@ def _new_customer(store: Store, email: str, now: int, events: list[str]) -> Obje
 
 
 def _new_invoice(store: Store, subscription: Object, owner: Object, reason: str, now: int) -> Object:
-    number = owner["next_invoice_sequence"]
-    bill = invoice.build(subscription, customer=owner, reason=reason, number=number, now=now)
+    number, stored = owner["next_invoice_sequence"], store.find(KIND, subscription["id"])
+    assert stored is not None, subscription["id"]
+    product = stored.hidden["product"]
+    bill = invoice.build(subscription, customer=owner, product=product, reason=reason, number=number, now=now)
     store.add(bill)
     store.update(owner | {"next_invoice_sequence": number + 1})
     for event_type in ("invoice.created", "invoice.finalized"):

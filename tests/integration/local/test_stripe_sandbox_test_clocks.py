@@ -13,6 +13,8 @@ from tests.integration.local.test_stripe_sandbox_subscriptions import (
     again,
     invoices_of,
     on_a_clock,
+    subscribed,
+    subscription_params,
 )
 
 START = 1_769_817_600  # 2026-01-31 00:00 UTC
@@ -83,6 +85,10 @@ async def test_what_is_canceled_is_not_charged_again(sandbox: Sandbox) -> None:
     await advance(sandbox, clock, bill.created + 90 * DAY)
     left = await sandbox.client.v1.invoices.retrieve_async(bill.id)
     assert (left.status, left.attempt_count, left.auto_advance) == ("open", 1, False)
+    with pytest.raises(stripe.CardError):
+        await sandbox.client.v1.invoices.pay_async(bill.id)
+    tried = await sandbox.client.v1.invoices.retrieve_async(bill.id)
+    assert (tried.attempt_count, tried.next_payment_attempt) == (2, None)
     assert len(await invoices_of(sandbox, subscription)) == 2
 
 
@@ -108,3 +114,40 @@ async def test_events_carry_the_time_of_the_clock(sandbox: Sandbox) -> None:
     [_, bill] = await invoices_of(sandbox, subscription)
     about = await sandbox.events_of(bill.id)
     assert {event.created for event in about} == {renewal}
+
+
+async def test_a_customer_lives_on_the_time_of_the_clock(sandbox: Sandbox) -> None:
+    v1 = sandbox.client.v1
+    clock = await v1.test_helpers.test_clocks.create_async({"frozen_time": START, "name": "spring"})
+    customer = await v1.customers.create_async({"email": "ann@shop.test", "test_clock": clock.id})
+    assert (customer.created, customer.test_clock) == (START, clock.id)
+    listed = await v1.customers.list_async({"test_clock": clock.id})
+    assert [each.id for each in listed.data] == [customer.id]
+    clocks = await v1.test_helpers.test_clocks.list_async({"limit": 1})
+    assert [(each.id, each.name) for each in clocks.data] == [(clock.id, "spring")]
+
+
+async def test_with_a_clock_go_all_who_live_on_it(sandbox: Sandbox) -> None:
+    v1 = sandbox.client.v1
+    subscription, clock, bill = await late(sandbox)
+    open_session = await sandbox.sessions.create_async(subscription_params(customer=subscription.customer))
+    gone = await v1.test_helpers.test_clocks.delete_async(clock.id)
+    assert (gone.id, gone.deleted) == (clock.id, True)
+    with pytest.raises(stripe.InvalidRequestError, match=clock.id):
+        await v1.test_helpers.test_clocks.retrieve_async(clock.id)
+    assert (await again(sandbox, subscription)).status == "canceled"
+    assert (await v1.customers.retrieve_async(subscription.customer)).deleted is True
+    assert (await v1.customers.list_async({"limit": 1})).data[0].id != subscription.customer
+    with pytest.raises(stripe.InvalidRequestError, match="No such customer"):
+        await sandbox.sessions.create_async(subscription_params(customer=subscription.customer))
+    assert (await sandbox.retrieve(open_session.id)).status == "expired"
+    await script(sandbox, subscription, "succeed")
+    assert (await v1.invoices.pay_async(bill.id)).status == "paid"
+
+
+async def test_checkout_forgets_a_clock_that_is_deleted(sandbox: Sandbox) -> None:
+    clocks = sandbox.client.v1.test_helpers.test_clocks
+    clock = await clocks.create_async({"frozen_time": START})
+    await sandbox.control("test_clock", {"id": clock.id})
+    await clocks.delete_async(clock.id)
+    assert (await subscribed(sandbox)).test_clock is None

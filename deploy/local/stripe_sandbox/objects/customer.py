@@ -7,6 +7,11 @@ from deploy.local.stripe_sandbox.ids import new_id
 _EMPTY = ("address", "currency", "default_source", "discount", "name", "phone", "shipping", "test_clock")
 
 
+def deleted(customer: dict[str, Any]) -> dict[str, Any]:
+    """All that is left of a customer (docs.stripe.com/api/customers/delete)."""
+    return {"id": customer["id"], "object": "customer", "deleted": True}
+
+
 def build(
     *,
     email: str | None,

@@ -41,9 +41,16 @@ _EMPTY = (
 
 
 def build(
-    subscription: dict[str, Any], *, customer: dict[str, Any], reason: str, number: int, now: int
+    subscription: dict[str, Any],
+    *,
+    customer: dict[str, Any],
+    product: str,
+    reason: str,
+    number: int,
+    now: int,
 ) -> dict[str, Any]:
-    """A finalized invoice of the subscription's current period, open until it is paid."""
+    """A finalized invoice of the subscription's current period, open until it is paid. `product` is the name
+    of what is subscribed to."""
     invoice_id, item = new_id("in_1"), item_of(subscription)
     total = item["price"]["unit_amount"] * item["quantity"]
     return {
@@ -82,7 +89,7 @@ def build(
         "issuer": {"type": "self"},
         "lines": {
             "object": "list",
-            "data": [_line(invoice_id, subscription, item, total)],
+            "data": [_line(invoice_id, subscription, product, total)],
             "has_more": False,
             "url": f"/v1/invoices/{invoice_id}/lines",
         },
@@ -172,13 +179,14 @@ def payment_paid(invoice_payment: dict[str, Any], *, now: int) -> dict[str, Any]
     }
 
 
-def _line(invoice_id: str, subscription: dict[str, Any], item: dict[str, Any], total: int) -> dict[str, Any]:
+def _line(invoice_id: str, subscription: dict[str, Any], product: str, total: int) -> dict[str, Any]:
+    item = item_of(subscription)
     return {
         "id": new_id("il_1"),
         "object": "line_item",
         "amount": total,
         "currency": subscription["currency"],
-        "description": f"{item['quantity']} × a subscription",
+        "description": f"{item['quantity']} × {product}",
         "discount_amounts": [],
         "discountable": True,
         "discounts": [],

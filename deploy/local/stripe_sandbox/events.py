@@ -59,17 +59,46 @@ def emit(
     return str(body["id"])
 
 
+def trouble_of(store: Store) -> Trouble:
+    return Trouble.model_validate_json(store.switch(TROUBLE, "{}"))
+
+
+def release(store: Store) -> int:
+    """What is held goes out: shuffled in an order of its own, else at once. Returns how many there are."""
+    held = store.execute("SELECT rowid FROM deliveries WHERE state = 'held'").fetchall()
+    for (number,) in held:
+        store.execute(
+            "UPDATE deliveries SET state = 'pending', due_at = ? WHERE rowid = ?",
+            *(time.time() + _delay(store, _chance(store, number, ":release")), number),
+        )
+    return len(held)
+
+
+def copy_due_at(store: Store, event_id: str) -> float:
+    """When a copy follows the one that has arrived."""
+    row = store.execute("SELECT rowid FROM deliveries WHERE event_id = ?", event_id).fetchone()
+    return time.time() + _chance(store, row[0], ":copy").random()
+
+
 def _queue(store: Store, event_id: str) -> None:
-    trouble = Trouble.model_validate_json(store.switch(TROUBLE, "{}"))
-    # The number of the event decides, so that a test may be run again.
-    chance = random.Random(f"{trouble.seed}:{store.count('event')}")  # noqa: S311 - not a secret
+    number = store.execute("SELECT coalesce(max(rowid), 0) + 1 FROM deliveries").fetchone()[0]
+    trouble, chance = trouble_of(store), _chance(store, number)
     state = STATE_OF_MODE[store.switch(MODE, "deliver")]
     if chance.random() * 100 < trouble.drop_percent:
         state = "dropped"
     copies = 2 if chance.random() * 100 < trouble.duplicate_percent else 1
     # Sent in real time, whatever time a test clock shows.
-    due_at = time.time() + (chance.random() * _SHUFFLE_SECONDS if trouble.shuffle else 0)
+    due_at = time.time() + _delay(store, chance)
     store.execute(
         "INSERT INTO deliveries (event_id, state, due_at, copies) VALUES (?, ?, ?, ?)",
         *(event_id, state, due_at, copies),
     )
+
+
+def _delay(store: Store, chance: random.Random) -> float:
+    return chance.random() * _SHUFFLE_SECONDS if trouble_of(store).shuffle else 0
+
+
+def _chance(store: Store, number: int, of: str = "") -> random.Random:
+    """By the number of the event, not by its random id, so that a test may be run again."""
+    return random.Random(f"{trouble_of(store).seed}:{number}{of}")  # noqa: S311 - not a secret

@@ -85,13 +85,13 @@ def update_subscription(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/subscriptions/{id}: cancel_at_period_end and metadata"""
     subscription = found(sandbox, call, subscriptions.KIND, param="id")
     ends = call.params.boolean("cancel_at_period_end")
-    metadata = call.params.metadata()
+    metadata = call.params.changed_metadata(subscription["metadata"])
     call.params.finish()
     if subscription["status"] == "canceled" and ends is not None:
         message = "A canceled subscription can only update its cancellation_details and metadata."
         raise invalid(message, param="cancel_at_period_end")
     now = _time_of(sandbox, subscription, call)
-    changed = subscription | {"metadata": subscription["metadata"] | metadata}
+    changed = subscription | {"metadata": metadata}
     if ends is not None:
         item = changed["items"]["data"][0]
         details = changed["cancellation_details"] | {"reason": "cancellation_requested" if ends else None}
@@ -102,7 +102,7 @@ def update_subscription(sandbox: Sandbox, call: Call) -> Object:
             "cancellation_details": details,
         }
     sandbox.store.update(changed)
-    emit(sandbox.store, "customer.subscription.updated", changed, now=now, origin=call.origin)
+    subscriptions.tell_of_change(sandbox.store, changed, previous=subscription, now=now, origin=call.origin)
     return changed
 
 

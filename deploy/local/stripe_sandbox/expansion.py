@@ -6,7 +6,16 @@ from deploy.local.stripe_sandbox.errors import Refusal
 from deploy.local.stripe_sandbox.store import Object, Page, Store
 
 # Fields that hold ids of objects that the sandbox keeps.
-_FIELDS = {"charge", "payment_intent", "latest_charge"}
+_FIELDS = {
+    "charge",
+    "customer",
+    "invoice",
+    "latest_charge",
+    "latest_invoice",
+    "payment_intent",
+    "subscription",
+    "test_clock",
+}
 
 
 def expand(store: Store, body: Object, paths: Sequence[str]) -> Object:
@@ -18,16 +27,20 @@ def expand(store: Store, body: Object, paths: Sequence[str]) -> Object:
 
 def _expanded(store: Store, body: Object, parts: list[str], path: str) -> Object:
     first, *rest = parts
-    if first == "data" and body["object"] == "list" and rest:
+    if first == "data" and body.get("object") == "list" and rest:
         return body | {"data": [_expanded(store, item, rest, path) for item in body["data"]]}
-    if first == "line_items" and body["object"] == "checkout.session":
+    if first == "line_items" and body.get("object") == "checkout.session":
         return body | {"line_items": line_items(store, body["id"])}
-    if first == "refunds" and body["object"] == "charge":
+    if first == "refunds" and body.get("object") == "charge":
         return body | {"refunds": _refunds(store, body)}
+    if rest and isinstance(body.get(first), dict):
+        # A part of the object, or a field that an earlier path has expanded.
+        return body | {first: _expanded(store, body[first], rest, path)}
     if first not in _FIELDS or first not in body:
         raise Refusal(400, f"This property cannot be expanded ({path}).", param="expand")
-    value = store.find_any(body[first]) if isinstance(body[first], str) else body[first]
-    if value is not None and rest:
+    # What is deleted stays the id that it was.
+    value = (store.find_any(body[first]) or body[first]) if isinstance(body[first], str) else body[first]
+    if isinstance(value, dict) and rest:
         value = _expanded(store, value, rest, path)
     return body | {first: value}
 

@@ -55,7 +55,7 @@ def renew(store: Store, subscription: Object, *, now: int) -> Object:
     bill = _new_invoice(store, moved, owner, "subscription_cycle", now)
     moved = moved | {"latest_invoice": bill["id"]}
     store.update(moved)
-    emit(store, "customer.subscription.updated", moved, now=now, origin=_NOBODY)
+    tell_of_change(store, moved, previous=subscription, now=now)
     return attempt(store, moved, bill, now=now)
 
 
@@ -76,6 +76,12 @@ def end(store: Store, subscription: Object, *, reason: str, now: int, origin: Or
     store.update(ended)
     emit(store, "customer.subscription.deleted", ended, now=now, origin=origin)
     return ended
+
+
+def tell_of_change(
+    store: Store, subscription: Object, *, previous: Object, now: int, origin: Origin = _NOBODY
+) -> None:
+    emit(store, "customer.subscription.updated", subscription, now=now, origin=origin, previous=previous)
 
 
 def advance(store: Store, clock: Object, *, to: int) -> None:
@@ -207,7 +213,7 @@ def _follow(store: Store, subscription: Object, bill: Object, status: str, now: 
         return subscription
     turned = subscription | {"status": status}
     store.update(turned)
-    emit(store, "customer.subscription.updated", turned, now=now, origin=_NOBODY)
+    tell_of_change(store, turned, previous=subscription, now=now)
     return turned
 
 

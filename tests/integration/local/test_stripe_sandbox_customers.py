@@ -147,3 +147,33 @@ async def test_a_session_that_is_not_paid_begins_nothing(sandbox: Sandbox, actio
     await sandbox.press(session.id, "pay")
     assert (await sandbox.retrieve(session.id)).payment_status == "paid"
     assert len((await sandbox.client.v1.subscriptions.list_async({"customer": customer.id})).data) == 1
+
+
+async def test_metadata_is_changed_key_by_key(sandbox: Sandbox) -> None:
+    subscription = await subscribed(sandbox)
+    params: Any = {"metadata": {"user_id": "", "note": "new"}}
+    changed = await sandbox.client.v1.subscriptions.update_async(subscription.id, params)
+    assert changed.to_dict()["metadata"] == {"checkout_id": "7", "note": "new"}
+    event = (await sandbox.events_of(subscription.id))[0]
+    assert event.type == "customer.subscription.updated"
+    assert event.data.to_dict()["previous_attributes"] == {"metadata": {"user_id": "8", "note": None}}
+
+
+async def test_ids_become_objects_when_they_are_expanded(sandbox: Sandbox) -> None:
+    v1 = sandbox.client.v1
+    plain = await subscribed(sandbox)
+    params: Any = {"expand": ["customer", "latest_invoice.parent.subscription_details.subscription"]}
+    subscription: Any = await v1.subscriptions.retrieve_async(plain.id, params)
+    assert (subscription.customer.id, subscription.latest_invoice.id) == (
+        plain.customer,
+        plain.latest_invoice,
+    )
+    assert subscription.latest_invoice.parent.subscription_details.subscription.id == plain.id
+    params = {"invoice": plain.latest_invoice, "expand": ["data.invoice", "data.payment.payment_intent"]}
+    payment: Any = (await v1.invoice_payments.list_async(params)).data[0]
+    assert (payment.invoice.id, payment.payment.payment_intent.customer) == (
+        plain.latest_invoice,
+        plain.customer,
+    )
+    with pytest.raises(stripe.InvalidRequestError, match="cannot be expanded"):
+        await v1.subscriptions.retrieve_async(plain.id, {"expand": ["metadata.user_id"]})

@@ -8,7 +8,7 @@ import pytest
 import stripe
 
 from tests.integration.local.conftest import Endpoint, Sandbox, eventually
-from tests.integration.local.declared_types import fields_amiss, missing_fields
+from tests.integration.local.declared_types import fields_amiss, missing_fields, wrong_types
 
 PRICE, DAY = 1999, 24 * 3600
 METADATA = {"checkout_id": "7", "user_id": "8"}
@@ -89,7 +89,35 @@ async def test_objects_of_a_subscription_have_every_field_that_their_types_decla
     for kind, value in values.items():
         assert isinstance(value, kind)
         assert missing_fields(value) == []
+        assert wrong_types(value) == []
         assert fields_amiss(value) <= _ABSENT
+
+
+async def test_objects_stay_true_to_their_types_in_all_that_becomes_of_them(sandbox: Sandbox) -> None:
+    session = await sandbox.sessions.create_async(subscription_params(interval="week"))
+    await sandbox.press(session.id, "pay")
+    session = await sandbox.retrieve(session.id)
+    v1 = sandbox.client.v1
+    subscription = await v1.subscriptions.retrieve_async(session.subscription)
+    await v1.subscriptions.update_async(subscription.id, {"cancel_at_period_end": True})
+    await v1.subscriptions.update_async(subscription.id, {"cancel_at_period_end": False})
+    await sandbox.control(f"subscriptions/{subscription.id}/next_payment", {"outcome": "fail"})
+    await sandbox.control(f"subscriptions/{subscription.id}/renew")
+    await v1.subscriptions.cancel_async(subscription.id)
+    events = (await v1.events.list_async({"limit": 100})).data
+    last = next(place for place, event in enumerate(events) if event.type == "customer.created")
+    seen = Counter(event.data.object["object"] for event in events[: last + 1])
+    assert set(seen) == {
+        "charge",
+        "checkout.session",
+        "customer",
+        "invoice",
+        "invoice_payment",
+        "payment_intent",
+        "subscription",
+    }
+    for value in [session, *(event.data.object for event in events[: last + 1])]:
+        assert (value["object"], missing_fields(value), wrong_types(value)) == (value["object"], [], [])
 
 
 async def test_paying_begins_a_subscription_with_a_paid_invoice(sandbox: Sandbox, endpoint: Endpoint) -> None:

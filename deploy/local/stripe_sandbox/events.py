@@ -74,10 +74,9 @@ def release(store: Store) -> int:
     return len(held)
 
 
-def copy_due_at(store: Store, event_id: str) -> float:
-    """When a copy follows the one that has arrived."""
-    row = store.execute("SELECT rowid FROM deliveries WHERE event_id = ?", event_id).fetchone()
-    return time.time() + _chance(store, row[0], ":copy").random()
+def copy_due_at(store: Store, number: int) -> float:
+    """When a copy of that delivery follows the one that has arrived."""
+    return time.time() + _chance(store, number, ":copy").random()
 
 
 def _queue(store: Store, event_id: str) -> None:

@@ -129,11 +129,17 @@ class Sender:
     def _take_off(self, event_id: str) -> None:
         """One copy has arrived; another one, if there is to be one, goes out a little later."""
         row = self._store.execute(
-            "UPDATE deliveries SET copies = copies - 1, due_at = ? WHERE event_id = ? RETURNING copies",
-            *(copy_due_at(self._store, event_id), event_id),
+            "UPDATE deliveries SET copies = copies - 1 WHERE event_id = ? RETURNING copies, rowid", event_id
         ).fetchone()
-        if row[0] <= 0:
+        if row is None:
+            # Forgotten on its way.
+            return
+        copies, number = row
+        if copies <= 0:
             self._settle(event_id)
+            return
+        due_at = copy_due_at(self._store, number)
+        self._store.execute("UPDATE deliveries SET due_at = ? WHERE event_id = ?", due_at, event_id)
 
     def _settle(self, event_id: str) -> None:
         with self._store.transaction():
@@ -148,8 +154,9 @@ class Sender:
                 "UPDATE deliveries SET attempts = attempts + 1 WHERE event_id = ? RETURNING attempts",
                 event_id,
             ).fetchone()
-            due_at = time.time() + retry_seconds(row[0])
-            self._store.execute("UPDATE deliveries SET due_at = ? WHERE event_id = ?", due_at, event_id)
+            if row is not None:
+                due_at = time.time() + retry_seconds(row[0])
+                self._store.execute("UPDATE deliveries SET due_at = ? WHERE event_id = ?", due_at, event_id)
 
 
 def _is_taken(status: int) -> bool:

@@ -18,7 +18,7 @@ from deploy.local.stripe_sandbox import (
     subscriptions,
 )
 from deploy.local.stripe_sandbox.errors import Refusal
-from deploy.local.stripe_sandbox.events import MODE, TROUBLE, Origin, Trouble
+from deploy.local.stripe_sandbox.events import MODE, TROUBLE, Origin, Trouble, release, trouble_of
 from deploy.local.stripe_sandbox.faults import Fault
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Object
@@ -123,9 +123,7 @@ class Control:
     async def flush(self, _: Request) -> Response:
         """Sends what is held; the mode stays."""
         with self._store.transaction():
-            released = self._store.execute(
-                "UPDATE deliveries SET state = 'pending', due_at = ? WHERE state = 'held'", time.time()
-            ).rowcount
+            released = release(self._store)
         self._sandbox.sender.wake()
         return JSONResponse({"released": released})
 
@@ -173,6 +171,9 @@ class Control:
 
     async def pay_later(self, request: Request) -> Response:
         """By bank debit: the session is complete, the money on its way."""
+        found = self._store.find(checkout.KIND, request.path_params["id"])
+        if found is not None and found.body["mode"] == "subscription":
+            return _bad("a subscription is paid by card")
         return self._act_on_session(request, checkout.pay_later)
 
     async def end_delayed(self, request: Request) -> Response:
@@ -295,6 +296,7 @@ class Control:
                 "deliveries": states | {str(state): int(count) for state, count in rows},
                 "faults": self._sandbox.faults.left(),
                 "webhooks": self._store.switch(MODE, "deliver"),
+                "trouble": trouble_of(self._store).model_dump(),
             }
         )
 

@@ -85,7 +85,8 @@ async def test_a_customer_of_the_shop_subscribes_again_and_again(sandbox: Sandbo
 async def test_the_money_of_an_invoice_bears_the_name_of_its_customer(sandbox: Sandbox) -> None:
     subscription = await subscribed(sandbox)
     [bill] = await invoices_of(sandbox, subscription)
-    assert bill.lines.data[0].description == "1 × 300 points"
+    [line] = bill.lines.data
+    assert (line.description, line.quantity, line.quantity_decimal) == ("1 × 300 points", 1, 1)
     payment = (await sandbox.client.v1.invoice_payments.list_async({"invoice": bill.id})).data[0]
     intent = await sandbox.client.v1.payment_intents.retrieve_async(str(payment.payment.payment_intent))
     charge = await sandbox.client.v1.charges.retrieve_async(str(intent.latest_charge))

@@ -212,6 +212,7 @@ def _line(invoice_id: str, subscription: dict[str, Any], product: str, total: in
             "unit_amount_decimal": item["price"]["unit_amount_decimal"],
         },
         "quantity": item["quantity"],
+        "quantity_decimal": str(item["quantity"]),
         "subscription": subscription["id"],
         "subtotal": total,
         "taxes": [],

@@ -9,7 +9,7 @@ import pytest
 import stripe
 
 from tests.integration.local.conftest import KEY, VERSION, Sandbox, session_params
-from tests.integration.local.declared_types import missing_fields
+from tests.integration.local.declared_types import missing_fields, wrong_types
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
 SESSIONS = "/v1/checkout/sessions"
@@ -48,10 +48,32 @@ async def test_objects_have_every_field_that_their_types_declare(sandbox: Sandbo
     for value, kind in zip((session, intent, charge, event), kinds, strict=True):
         assert isinstance(value, kind)
         assert missing_fields(value) == []
+        assert wrong_types(value) == []
     # Of a session also those that may be null.
     assert set(stripe.checkout.Session.__annotations__) - {"OBJECT_NAME"} == set(session.to_dict())
     assert intent.amount_received == charge.amount_captured == 4798
     assert session.payment_intent.latest_charge.id == charge.id
+
+
+async def test_every_attempt_to_pay_is_listed_newest_first(sandbox: Sandbox) -> None:
+    intents = []
+    for _ in range(3):
+        session = await sandbox.open()
+        await sandbox.press(session.id, "decline")
+        await sandbox.press(session.id, "pay")
+        intents.append((await sandbox.retrieve(session.id)).payment_intent)
+    listed = sandbox.client.v1.payment_intents
+    first = await listed.list_async({"limit": 2})
+    rest = await listed.list_async({"limit": 1, "starting_after": first.data[-1].id})
+    assert [intent.id for intent in (*first.data, *rest.data)] == intents[::-1]
+    charges = await sandbox.client.v1.charges.list_async({"payment_intent": intents[0]})
+    assert [(charge.status, charge.payment_intent) for charge in charges.data] == [
+        ("succeeded", intents[0]),
+        ("failed", intents[0]),
+    ]
+    nonsense: Any = {"nonsense": "1"}
+    with pytest.raises(stripe.InvalidRequestError, match="unknown parameter: nonsense"):
+        await listed.list_async(nonsense)
 
 
 async def test_expansion_of_a_list_and_of_a_field_that_cannot_be_expanded(sandbox: Sandbox) -> None:

@@ -5,8 +5,10 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+import stripe
 
 from tests.integration.local.conftest import Sandbox, eventually
+from tests.integration.local.declared_types import missing_fields, wrong_types
 
 
 async def pay_many(sandbox: Sandbox, count: int) -> int:
@@ -93,23 +95,43 @@ async def test_trouble_that_makes_no_sense_is_refused(sandbox: Sandbox, body: An
     assert (await sandbox.http.post("/_control/webhooks", json=body)).status_code == 400
 
 
+async def newest_types(sandbox: Sandbox, count: int) -> list[str]:
+    """What was told last, oldest first."""
+    listed = await sandbox.client.v1.events.list_async({"limit": count})
+    return [event.type for event in reversed(listed.data)]
+
+
 @pytest.mark.parametrize(
-    ("outcome", "payment_status", "intent_status"),
-    [("succeeded", "paid", "succeeded"), ("failed", "unpaid", "requires_payment_method")],
+    ("outcome", "payment_status", "intent_status", "told"),
+    [
+        ("succeeded", "paid", "succeeded", "payment_intent.succeeded"),
+        ("failed", "unpaid", "requires_payment_method", "payment_intent.payment_failed"),
+    ],
 )
 async def test_a_bank_debit_takes_its_time(
-    sandbox: Sandbox, outcome: str, payment_status: str, intent_status: str
+    sandbox: Sandbox, outcome: str, payment_status: str, intent_status: str, told: str
 ) -> None:
     session = await sandbox.open()
     assert (await sandbox.press(session.id, "pay_later")).status_code == 303
     waiting = await sandbox.retrieve(session.id)
     assert (waiting.status, waiting.payment_status) == ("complete", "unpaid")
+    assert await newest_types(sandbox, 3) == [
+        "payment_intent.created",
+        "payment_intent.processing",
+        "checkout.session.completed",
+    ]
+    with pytest.raises(stripe.InvalidRequestError) as caught:
+        await sandbox.client.v1.refunds.create_async({"payment_intent": waiting.payment_intent})
+    assert caught.value.code == "payment_intent_unexpected_state"
     await sandbox.control(f"sessions/{session.id}/delayed_payment", {"outcome": outcome})
     ended = await sandbox.retrieve(session.id)
     intent = await sandbox.client.v1.payment_intents.retrieve_async(ended.payment_intent)
     assert (ended.payment_status, intent.status) == (payment_status, intent_status)
-    types = [event.type for event in await sandbox.events_of(session.id)]
-    assert types == [f"checkout.session.async_payment_{outcome}", "checkout.session.completed"]
+    assert await newest_types(sandbox, 3) == [
+        f"charge.{outcome}",
+        told,
+        f"checkout.session.async_payment_{outcome}",
+    ]
     again = f"/_control/sessions/{session.id}/delayed_payment"
     assert (await sandbox.http.post(again, json={"outcome": outcome})).status_code == 409
 
@@ -138,5 +160,13 @@ async def test_a_payment_may_come_out_of_nowhere(sandbox: Sandbox) -> None:
         500,
         {"user_id": "7"},
     )
+    assert await newest_types(sandbox, 3) == [
+        "payment_intent.created",
+        "charge.succeeded",
+        "payment_intent.succeeded",
+    ]
+    charge = await sandbox.client.v1.charges.retrieve_async(str(intent.latest_charge))
+    for value in (intent, charge):
+        assert (missing_fields(value), wrong_types(value)) == ([], [])
     sessions = await sandbox.client.v1.checkout.sessions.list_async({"payment_intent": intent.id})
     assert sessions.data == []

@@ -1,13 +1,24 @@
 """Webhooks in trouble on purpose, delayed payments, and payments out of nowhere."""
 
+import asyncio
 from collections import Counter
+from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 import stripe
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from tests.integration.local.conftest import Sandbox, eventually
+from deploy.local.stripe_sandbox.events import Origin, emit
+from deploy.local.stripe_sandbox.store import Store
+from deploy.local.stripe_sandbox.webhooks import Sender
+from services.chassis.http_server import serving
+from tests.integration.local.conftest import SECRET, Sandbox, eventually, free_port
 from tests.integration.local.declared_types import missing_fields, wrong_types
 
 
@@ -78,6 +89,38 @@ async def test_a_flush_shuffles_what_was_held(own_sandbox: Sandbox) -> None:
     listed = await own_sandbox.client.v1.events.list_async({"limit": 100})
     emitted = [event.id for event in reversed(listed.data)]
     assert disorder(emitted, [body["id"] for body in own_sandbox.endpoint.bodies()]) > 0.25
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_what_is_forgotten_on_its_way_does_not_stop_the_next(tmp_path: Path, status: int) -> None:
+    store = Store(tmp_path)
+    arrived: list[str] = []
+
+    async def forget(request: Request) -> Response:
+        arrived.append((await request.json())["id"])
+        store.execute("DELETE FROM deliveries")
+        store.execute("DELETE FROM objects")
+        return Response(status_code=status)
+
+    listen = f"127.0.0.1:{free_port()}"
+    sender = Sender(store, url=f"http://{listen}/hooks", secret=SECRET)
+    app = Starlette(routes=[Route("/hooks", forget, methods=["POST"])])
+    async with serving(app, listen, stop_seconds=1):
+        running = asyncio.create_task(sender.run())
+        for count in (1, 2):
+            emit(store, "refund.updated", {"id": "re_1"}, now=1, origin=Origin())
+            sender.wake()
+            await eventually(partial(has_length, arrived, count), f"{count} of 2 arrive")
+        running.cancel()
+        await asyncio.wait([running])
+    await sender.close()
+    store.close()
+    assert running.cancelled()
+    assert len(set(arrived)) == 2
+
+
+def has_length(what: list[str], length: int) -> bool:
+    return len(what) == length
 
 
 def disorder(emitted: list[str], arrived: list[str]) -> float:

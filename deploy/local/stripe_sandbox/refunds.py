@@ -8,6 +8,7 @@ import json
 from deploy.local.stripe_sandbox.calls import Call, found, listed
 from deploy.local.stripe_sandbox.errors import Refusal, invalid, no_such
 from deploy.local.stripe_sandbox.events import Origin, emit
+from deploy.local.stripe_sandbox.html import money
 from deploy.local.stripe_sandbox.objects import refund as objects
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Condition, Object, Store
@@ -23,6 +24,7 @@ MOVES = {
     "succeeded": ("failed",),
 }
 _MAX_AMOUNT = 99_999_999
+_SIGNS = {"eur": "€", "gbp": "£", "usd": "$"}
 
 
 class NotMovable(Exception):
@@ -161,8 +163,20 @@ def _refuse(charge: Object, amount: int | None, left: int) -> None:
         message = f"Charge {charge['id']} has already been refunded."
         raise Refusal(400, message, code="charge_already_refunded", executed=True)
     if amount is not None and amount > left:
-        message = f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})"
+        whole, currency = charge["amount"], charge["currency"]
+        limit = (
+            f"charge amount ({_shown(whole, currency)})"
+            if amount > whole
+            else f"unrefunded amount on charge ({_shown(left, currency)})"
+        )
+        message = f"Refund amount ({_shown(amount, currency)}) is greater than {limit}"
         raise Refusal(400, message, param="amount", executed=True)
+
+
+def _shown(amount: int, currency: str) -> str:
+    """As Stripe writes it: the sign first where the currency has one."""
+    shown, sign = money(amount, currency), _SIGNS.get(currency)
+    return f"{sign}{shown.removesuffix(currency.upper()).strip()}" if sign else shown
 
 
 def _hold_anew(store: Store, charge: Object) -> Object:

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local import ports, tokens
-from deploy.local.identity import Identity
+from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
+from deploy.local.logfiles import log_tail
 from deploy.local.parts import ROOT, RealStripe, base_environment
-from deploy.local.stackfile import NAME, StackFile
-from deploy.local.supervisor import Options, StackError, Supervisor, end_orphans, log_tail
+from deploy.local.stackfile import StackFile
+from deploy.local.supervisor import Options, Supervisor
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,9 +54,12 @@ def up(
     servers_only: Annotated[bool, typer.Option("--servers-only", help="Postgres and NATS alone.")] = False,
 ) -> None:
     """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
-    running = _running(data)
-    if running is not None:
-        out.print(f"already running: supervisor pid {running.pids['supervisor']}, {running.gateway_url}")
+    supervisor = living_supervisor(data)
+    if supervisor is not None:
+        running = _stack_file(data)
+        if running is None:
+            raise StackError(f"supervisor pid {supervisor.pid} is starting or stopping the stack of {data}")
+        out.print(f"already running: supervisor pid {supervisor.pid}, {running.gateway_url}")
         return
     options = Options(
         data=data, port_offset=port_offset, real_stripe=_real_stripe(), servers_only=servers_only
@@ -70,11 +74,10 @@ def up(
 @app.command()
 def down(data: Data = _DATA) -> None:
     """Stop the shop of a data folder, detached or not."""
-    running = _running(data)
-    supervisor = running and Identity.of(running.pids["supervisor"] or 0)
-    if supervisor:
+    supervisor = living_supervisor(data)
+    if supervisor is not None:
         supervisor.end(how=signal.SIGTERM, grace_seconds=_STOP_SECONDS)
-    ended = end_orphans(data)
+    ended = clean_up(data)
     if ended:
         out.print(f"ended what a killed supervisor had left: {', '.join(ended)}")
     out.print("stopped" if supervisor or ended else f"nothing runs in {data}")
@@ -82,14 +85,26 @@ def down(data: Data = _DATA) -> None:
 
 @app.command()
 def status(data: Data = _DATA, stack: Stack = None) -> None:
-    """Show what runs, and where."""
-    file = StackFile.read(stack or data)
+    """Show what runs, and where; exit 1 when nobody looks after it."""
+    folder = stack.parent if stack else data
+    supervisor = living_supervisor(folder)
+    file = _stack_file(stack or data)
+    if supervisor is not None and file is None:
+        out.print(f"supervisor pid {supervisor.pid} is starting or stopping")
+        return
+    file = file or StackFile.read(stack or data)
+    processes = {"supervisor": supervisor} | recorded(folder)
     table = Table("part", "pid", "state", "address")
     for name, pid in file.pids.items():
-        if pid is not None:
-            state = "[green]runs[/]" if Identity.of(pid) else "[red]gone[/]"
-            table.add_row(name, str(pid), state, _address(file, name))
+        who = processes.get(name)
+        if who is not None and who.is_alive():
+            table.add_row(name, str(who.pid), "[green]runs[/]", _address(file, name))
+        elif pid is not None or name in processes:
+            table.add_row(name, "", "[red]down[/]", _address(file, name))
     out.print(table)
+    if supervisor is None:
+        err.print("[red]the supervisor is gone:[/] `aishop up` starts again, `aishop down` ends what it left")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -141,12 +156,12 @@ def bench(
     raise typer.Exit(checkout.main(orders, customers, json_file))
 
 
-def _running(data: Path) -> StackFile | None:
-    """The stack of the folder, when its supervisor is alive."""
-    if not (data / NAME).exists():
+def _stack_file(path: Path) -> StackFile | None:
+    """None when nothing is ready there; it goes away while we look when the stack stops."""
+    try:
+        return StackFile.read(path)
+    except FileNotFoundError:
         return None
-    file = StackFile.read(data)
-    return file if Identity.of(file.pids["supervisor"] or 0) else None
 
 
 def _real_stripe() -> RealStripe | None:
@@ -180,8 +195,9 @@ def _start_detached(options: Options) -> None:
             start_new_session=True,
         )
     while child.poll() is None:
-        running = _running(options.data)
-        if running is not None and running.pids["supervisor"] == child.pid:
+        supervisor = living_supervisor(options.data)
+        running = _stack_file(options.data)
+        if supervisor is not None and supervisor.pid == child.pid and running is not None:
             out.print(f"ready: {running.gateway_url} (supervisor pid {child.pid})")
             return
         time.sleep(_POLL_SECONDS)
@@ -222,7 +238,7 @@ def main() -> None:
     """Runs the command; what the user can mend is one clear message, not a traceback."""
     try:
         app()
-    except (StackError, FileNotFoundError, ValueError) as error:
+    except (StackError, OSError, ValueError) as error:
         err.print(f"[red]error:[/] {error}")
         sys.exit(1)
 

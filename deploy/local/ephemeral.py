@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.local import ports, supervisor
+from deploy.local.claim import StackError, clean_up
 from deploy.local.identity import Identity
+from deploy.local.logfiles import log_tail
 from deploy.local.parts import ROOT, base_environment
 from deploy.local.stackfile import StackFile
-from deploy.local.supervisor import StackError, log_tail
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 60.0
@@ -70,8 +71,10 @@ def running_stack(*, servers_only: bool = False) -> Iterator[RunningStack]:
                 _wait_ready(process, data)
                 yield RunningStack(data)
             finally:
-                _end(process)
-                supervisor.end_orphans(data)
+                try:
+                    _end(process)
+                finally:
+                    clean_up(data)
     finally:
         shutil.rmtree(data, ignore_errors=True)
 
@@ -91,6 +94,11 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    except KeyboardInterrupt:
+        # Who cannot wait for a clean end gets a quick one; the parts are ended all the same.
+        process.kill()
+        process.wait()
+        raise
 
 
 def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[bytes]":

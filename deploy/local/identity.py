@@ -1,9 +1,11 @@
-"""Which process a recorded pid means: pids are used again, a pid with its start time is not."""
+"""Which process a recorded pid means: a pid is used again, a pid with its boot and start time is not."""
 
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _POLL_SECONDS = 0.05
@@ -11,10 +13,11 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Identity:
-    """A process, past or present. `started` counts clock ticks since boot (proc(5), stat field 22)."""
+    """A process, past or present. `started` counts clock ticks since that boot (proc(5), stat field 22)."""
 
     pid: int
     started: int
+    boot: str
 
     @classmethod
     def of(cls, pid: int) -> "Identity | None":
@@ -24,7 +27,7 @@ class Identity:
         except OSError:
             return None
         state, *fields = stat.rpartition(")")[2].split()
-        return None if state == "Z" else cls(pid, int(fields[18]))
+        return None if state in "ZX" else cls(pid, int(fields[18]), _boot())
 
     def is_alive(self) -> bool:
         return Identity.of(self.pid) == self
@@ -34,6 +37,14 @@ class Identity:
         for number, seconds in ((how, grace_seconds), (signal.SIGKILL, 5.0)):
             deadline = time.monotonic() + seconds
             if self.is_alive():
-                os.kill(self.pid, number)
+                # It may end between the question and the signal.
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, number)
             while self.is_alive() and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
+
+
+@cache
+def _boot() -> str:
+    """Pids and ticks begin again with each boot, and often with the same programs in the same order."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -16,9 +16,8 @@ import jwt
 import psycopg
 import pytest
 
-from deploy.local import ports, supervisor
+from deploy.local import ports
 from deploy.local.ephemeral import RunningStack, is_gone, running_stack, wait_until
-from deploy.local.identity import Identity
 from deploy.local.parts import ROOT
 from deploy.local.stackfile import StackFile
 from deploy.postgres.bootstrap import LOGINS, SERVICES, role
@@ -168,16 +167,6 @@ def test_what_a_killed_supervisor_left_is_ended(data: Path, offset: str) -> None
     assert aishop(*up).returncode == 0
     assert all(is_gone(pid) for pid in orphans)
     assert StackFile.read(data).pids["postgres"] not in orphans
-
-
-def test_a_pid_that_somebody_else_has_now_is_left_alone(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as stranger:
-        known = Identity.of(stranger.pid)
-        assert known is not None
-        (tmp_path / "pids.json").write_text(json.dumps({"postgres": [known.pid, known.started - 1]}))
-        assert supervisor.end_orphans(tmp_path) == []
-        assert stranger.poll() is None
-        stranger.kill()
 
 
 @pytest.mark.parametrize(

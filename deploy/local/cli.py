@@ -32,6 +32,7 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 60.0
 
@@ -68,7 +69,6 @@ def up(
         _start_detached(options)
     else:
         asyncio.run(Supervisor(options, _report(data)).run())
-        out.print("stopped")
 
 
 @app.command()
@@ -204,22 +204,38 @@ def _start_detached(options: Options) -> None:
     raise StackError(f"the stack did not start:\n{log_tail(options.data, 'supervisor')}")
 
 
+class _Running(Console):
+    """Tells of a running stack, which runs on in silence where nobody reads: `aishop up | head`."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process."""
+        self.quiet = True
+        # Python flushes what is left in its buffer when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _report(data: Path) -> Callable[[str], None]:
     began = time.monotonic()
+    told = _Running(highlight=False)
 
     def report(event: str) -> None:
-        out.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  {event}")
-        if event == "ready":
-            file = StackFile.read(data)
-            out.print(f"\n  shop      {file.gateway_url}   (API: {file.gateway_url}/docs)")
-            out.print(f"  stripe    {file.stripe_url}")
-            out.print(f"  mailbox   {file.mailbox_url}")
-            out.print(
-                "\n  a customer's token: aishop token --user $(python3 -c 'import uuid; print(uuid.uuid4())')"
-            )
-            out.print("  Ctrl-C stops everything; the data stay in " + str(data) + "\n")
+        try:
+            told.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  {event}")
+            if event == "ready":
+                _welcome(told, StackFile.read(data), data)
+        except OSError:
+            # A terminal that was closed.
+            told.on_broken_pipe()
 
     return report
+
+
+def _welcome(told: Console, file: StackFile, data: Path) -> None:
+    told.print(f"\n  shop      {file.gateway_url}   (API: {file.gateway_url}/docs)")
+    told.print(f"  stripe    {file.stripe_url}")
+    told.print(f"  mailbox   {file.mailbox_url}")
+    told.print("\n  a customer's token: aishop token --user $(python3 -c 'import uuid; print(uuid.uuid4())')")
+    told.print(f"  Ctrl-C stops everything; the data stay in {data}\n")
 
 
 def _address(file: StackFile, name: str) -> str:

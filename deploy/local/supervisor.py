@@ -90,6 +90,7 @@ class Supervisor:
                 stopped.cancel()
                 await asyncio.wait([start])
                 await self._stop()
+                self._report("stopped")
 
     async def _start(self) -> None:
         await _in_thread(partial(claim.end_orphans, self._data))
@@ -106,7 +107,7 @@ class Supervisor:
             extra=self._options.extra,
         )
         (self._data / "logs").mkdir(exist_ok=True)
-        await _in_thread(partial(_prepare_cluster, plan.data, plan.secrets.postgres_password))
+        await _in_thread(partial(prepare_cluster, plan.data, plan.secrets.postgres_password))
         await self._bring_up(parts.servers(plan))
         await _in_thread(partial(bootstrap, plan.admin_url("postgres"), plan.secrets.role_passwords))
         if not self._options.servers_only:
@@ -117,7 +118,7 @@ class Supervisor:
         server = await asyncio.start_unix_server(self._listen, _socket_path(self._data))
         self._complete = True
         self._write_stack_file()
-        self._say("ready")
+        self._report("ready")
         try:
             await logfiles.keep_small(self._data)
         finally:
@@ -129,7 +130,7 @@ class Supervisor:
                 part,
                 self._data,
                 record=self._record,
-                report=partial(self._say_of, part.name),
+                report=partial(self._tell_of, part.name),
                 came_back=self._came_back,
             )
         await asyncio.gather(*(self._kept[part.name].started() for part in together))
@@ -146,7 +147,7 @@ class Supervisor:
         if code != 0:
             raise StackError(f"{name} failed with exit code {code}:\n{logfiles.log_tail(self._data, name)}")
         del self._one_shots[name]
-        self._say(f"{name} done")
+        self._report(f"{name} done")
 
     async def _stop(self) -> None:
         self._complete = False
@@ -203,13 +204,8 @@ class Supervisor:
                 await kept.start_again(order.environment or {})
         self._came_back()
 
-    def _say(self, event: str) -> None:
-        # A terminal that was closed must not take the shop with it.
-        with suppress(OSError):
-            self._report(event)
-
-    def _say_of(self, name: str, event: str) -> None:
-        self._say(f"{name} {event}")
+    def _tell_of(self, name: str, event: str) -> None:
+        self._report(f"{name} {event}")
 
     def _record(self) -> None:
         known = {name: kept.identity for name, kept in self._kept.items()}
@@ -262,7 +258,7 @@ async def _in_thread(work: Callable[[], Answer]) -> Answer:
         raise
 
 
-def _prepare_cluster(data: Path, password: str) -> None:
+def prepare_cluster(data: Path, password: str) -> None:
     """A folder named postgres is always a whole cluster, whenever the making of one was cut off."""
     cluster = data / "postgres"
     for unfinished in data.glob("postgres.*"):

@@ -10,20 +10,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from deploy.local import claim, logfiles, ports, supervisor
+from deploy.local import claim, logfiles, ports, postgres, supervisor
 from deploy.local.claim import StackError, claimed, clean_up, living_supervisor
 from deploy.local.ephemeral import RunningStack, is_gone, running_stack, wait_until
 from deploy.local.identity import Identity
 from deploy.local.parts import ROOT
 from deploy.local.stackfile import StackFile
+from deploy.local.supervisor import prepare_cluster
 
 _SECONDS = 40.0
 
@@ -141,16 +143,15 @@ def test_a_lock_that_is_held_without_a_living_name_is_no_supervisor_to_signal(tm
 def test_looking_at_the_lock_does_not_keep_a_supervisor_out(tmp_path: Path) -> None:
     with claimed(tmp_path), pytest.raises(StackError, match="another"):
         claimed(tmp_path, patience_seconds=0).__enter__()
-    looking = (
-        "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_SH); print(1, flush=True)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{looking}; time.sleep(0.3)", str(tmp_path / "lock")], stdout=subprocess.PIPE
-    )
-    with process:
+    looking = "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_SH)"
+    looking += "; print(1, flush=True); sys.stdin.read()"
+    arguments = [sys.executable, "-c", looking, str(tmp_path / "lock")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
         assert living_supervisor(tmp_path) is None
+        threading.Timer(0.2, process.stdin.close).start()
         with claimed(tmp_path):
             pass
 
@@ -250,13 +251,21 @@ asyncio.run(main())
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_cluster_whose_making_was_cut_off_is_made_again(data: Path, up: tuple[str, ...]) -> None:
-    unfinished = data / "postgres.cut-off" / "cluster"
-    unfinished.mkdir(parents=True)
-    (unfinished / "PG_VERSION").write_text("17")
-    started = aishop(*up, "--detach")
-    assert started.returncode == 0, started.stderr
-    assert [path.name for path in data.glob("postgres*")] == ["postgres"]
+def test_a_cluster_whose_making_was_cut_off_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(cluster: Path, _password: str) -> None:
+        cluster.mkdir(parents=True)
+        (cluster / "PG_VERSION").write_text("17")
+        raise RuntimeError("power")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(postgres, "initialise", cut_off)
+        with pytest.raises(RuntimeError, match="power"):
+            prepare_cluster(tmp_path, "password")
+    prepare_cluster(tmp_path, "password")
+    assert (tmp_path / "postgres" / "global" / "pg_control").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["postgres"]
 
 
 # --- starting and stopping --------------------------------------------------------------------------
@@ -300,15 +309,25 @@ def test_a_detached_start_that_dies_says_why(data: Path, up: tuple[str, ...]) ->
     assert living_supervisor(data) is None
 
 
-def test_a_closed_terminal_stops_everything(data: Path, up: tuple[str, ...]) -> None:
-    process = subprocess.Popen(command(*up), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("open_both", [os.pipe, os.openpty])
+def test_a_stack_runs_on_when_nobody_reads_and_stops_at_a_hangup(
+    data: Path, up: tuple[str, ...], open_both: Callable[[], tuple[int, int]]
+) -> None:
+    read, write = open_both()
+    process = subprocess.Popen(command(*up), cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
     wait_until((data / "stack.json").exists, seconds=_SECONDS, what="ready")
-    pids = [pid for pid in StackFile.read(data).pids.values() if pid]
-    assert process.stdout is not None
-    # What is written there from now on fails, as it does in a terminal that is gone.
-    process.stdout.close()
+    os.close(read)
+    stack = RunningStack(data)
+    dead = stack.file.pids["nats"]
+    assert dead is not None
+    # Its death is told, to nobody.
+    stack.kill("nats")
+    stack.wait_restarted("nats", dead)
+    pids = [pid for pid in stack.file.pids.values() if pid]
     process.send_signal(signal.SIGHUP)
-    process.wait(_SECONDS)
+    assert process.communicate(timeout=_SECONDS)[1] == b""
+    assert process.returncode == 0
     assert all(is_gone(pid) for pid in pids)
     assert not (data / "pids.json").exists()
 
@@ -329,9 +348,11 @@ def test_a_supervisor_that_is_killed_while_stopping_leaves_its_record(
     assert "starting or stopping" in aishop(*up).stderr
     os.kill(known.pid, signal.SIGKILL)
     wait_until(lambda: living_supervisor(data) is None, seconds=_SECONDS, what="killed")
+    assert claim.recorded(data)["nats"] == nats
     os.kill(nats.pid, signal.SIGCONT)
-    assert "nats" in clean_up(data)
+    clean_up(data)
     assert not nats.is_alive()
+    assert clean_up(data) == []
 
 
 # --- orders to a running supervisor -----------------------------------------------------------------

@@ -6,7 +6,7 @@ from uuid import uuid4
 from starlette.requests import Request
 
 from gateway.problems import KEY_IN_SCOPE
-from services.chassis.idempotency import check_key
+from services.chassis.idempotency_key import MAX_KEY_LENGTH, check_key
 
 HEADER = "Idempotency-Key"
 PARAMETER = {
@@ -14,7 +14,7 @@ PARAMETER = {
     "in": "header",
     "required": False,
     "description": "A request repeated with the same key and body takes effect once. Chosen when absent.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
 }
 
 

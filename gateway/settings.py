@@ -55,8 +55,3 @@ class GatewaySettings(ProcessSettings):
         if len(value.get_secret_value().encode()) < _MIN_SECRET_BYTES:
             raise ValueError(f"AUTH_JWT_SECRET must have at least {_MIN_SECRET_BYTES} bytes")
         return value
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)

@@ -8,20 +8,30 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+# Connections of a burst that wait to be accepted; the kernel's own limit may be lower.
+_BACKLOG = 2048
+
 
 @asynccontextmanager
-async def serving(app: ASGIApp, listen: str, *, stop_seconds: int) -> AsyncIterator[None]:
+async def serving(
+    app: ASGIApp, listen: str, *, stop_seconds: int, keep_alive_seconds: int = 5
+) -> AsyncIterator[None]:
     """Serves `app` at `host:port`; at the end refuses new connections and gives running requests
-    `stop_seconds`. A busy port is an OSError."""
+    `stop_seconds`. An idle connection is closed after `keep_alive_seconds`. A busy port is an OSError."""
     # Bound here: uvicorn would end the process with sys.exit and no name for the port.
     listener = bound_socket(listen)
     config = uvicorn.Config(
         app,
+        # uvicorn listens again on a socket that it is given, with a backlog of its own.
+        backlog=_BACKLOG,
         log_config=None,
         access_log=False,
         lifespan="off",
+        # Nobody asks who called, and what a client says about that is not to be believed.
+        proxy_headers=False,
         server_header=False,
         ws="none",
+        timeout_keep_alive=keep_alive_seconds,
         timeout_graceful_shutdown=stop_seconds,
     )
     server = _Server(config)
@@ -38,7 +48,7 @@ def bound_socket(listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
     address = host.strip("[]")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return socket.create_server((address, int(port)), family=family, backlog=1024)
+    return socket.create_server((address, int(port)), family=family, backlog=_BACKLOG)
 
 
 class _Server(uvicorn.Server):

@@ -1,7 +1,6 @@
 """Background work: loops that are woken or tick, and the tasks of a running service."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -12,6 +11,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.chassis import logs
 from services.chassis.errors import DomainError
+
+# A service runs its workers until then. The gateway has none, and takes it without their libraries.
+from services.chassis.signals import run_until_signal as run_until_signal
 
 log = logs.get(__name__)
 
@@ -56,15 +58,6 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._tick_seconds)
                 await asyncio.sleep(self._linger_seconds)
-
-
-async def run_until_signal() -> None:
-    """Returns at SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
 
 
 @asynccontextmanager

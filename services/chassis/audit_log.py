@@ -114,7 +114,7 @@ async def append(
         hash=b"",
     )
     values = asdict(replace(unhashed, hash=entry_hash(unhashed)))
-    values["details"] = cast(json.dumps(values["details"]), JSONB)
+    values["details"] = cast(values["details"], JSONB)
     await connection.execute(insert(_audit_log).values(values))
 
 

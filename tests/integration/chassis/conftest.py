@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from pydantic import SecretStr
 from sqlalchemy import MetaData, create_engine
 
-from services.chassis import tables
+from services.chassis import audit_log, tables
 from services.chassis.bus import Bus, ensure_stream
 from services.chassis.db import Database
 from services.chassis.workers import background
@@ -25,6 +25,7 @@ def url(servers: Servers) -> str:
     metadata = MetaData()
     tables.messaging_tables(metadata)
     tables.idempotency_table(metadata)
+    audit_log.audit_log_table(metadata)
     address = servers.admin_url(name)
     engine = create_engine(address.replace("postgresql://", "postgresql+psycopg://", 1))
     metadata.create_all(engine)

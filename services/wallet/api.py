@@ -1,11 +1,11 @@
 """wallet's gRPC face: message ⇄ arguments, and the transactions.
 
 Customers' reads and reserves run on the app login under row-level security; what ends or refunds a hold
-is a command of orders and runs on the worker login.
+is a command of orders, an adjustment one of an operator; both run on the worker login.
 
 Failpoints, each just before (`.writing`) and just after (`.committed`) its commit: wallet.reserved,
-wallet.captured, wallet.released, wallet.refunded, and wallet.overdue (overdue.py). Grants are covered by
-the consumer's own: consumer.wallet__grant.handled and .committed.
+wallet.captured, wallet.released, wallet.refunded, wallet.adjusted, and wallet.overdue (overdue.py). Grants
+are covered by the consumer's own: consumer.wallet__grant.handled and .committed.
 """
 
 from uuid import UUID
@@ -17,9 +17,11 @@ from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis import cursor, failpoints, logs
 from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.db import Database
+from services.chassis.errors import Invalid
 from services.chassis.fields import as_uuid, in_range
 from services.wallet import queries
-from services.wallet.commands import holds, profiles
+from services.wallet.commands import adjustments, holds, profiles
+from services.wallet.commands.adjustments import Adjustment
 from services.wallet.fields import as_text
 from services.wallet.queries import Profile
 from services.wallet.rules import MAX_POINTS, Capture, Entry, Hold
@@ -30,6 +32,7 @@ MAX_CAPTURES = 100
 # RFC 5321: 64 of the local part, @, 255 of the domain.
 _MAX_EMAIL = 320
 _MAX_DESCRIPTION = 500
+_MAX_ACTOR = 255
 
 _TYPES = {
     "purchase": wallet_pb2.TRANSACTION_TYPE_PURCHASE,
@@ -168,6 +171,27 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
         log.info("points.refunded", order_id=request.order_id, refund_id=request.refund_id, points=points)
         return wallet_pb2.RefundOrderPointsResponse(transaction=_transaction_message(entry))
 
+    async def AdjustPoints(
+        self, request: wallet_pb2.AdjustPointsRequest, _context: object
+    ) -> wallet_pb2.AdjustPointsResponse:
+        adjustment = Adjustment(
+            id=as_uuid(request.adjustment_id, field="adjustment_id"),
+            user_id=as_uuid(request.user_id, field="user_id"),
+            points=_signed(request.points),
+            reason=as_text(request.reason, field="reason", low=1, high=_MAX_DESCRIPTION),
+        )
+        actor = as_text(request.actor, field="actor", low=1, high=_MAX_ACTOR)
+        async with self._database.worker() as connection:
+            entry, profile = await adjustments.adjust_points(connection, adjustment, actor=actor)
+            failpoints.hit("wallet.adjusted.writing")
+        failpoints.hit("wallet.adjusted.committed")
+        log.info(
+            "points.adjusted", adjustment_id=request.adjustment_id, points=adjustment.points, actor=actor
+        )
+        return wallet_pb2.AdjustPointsResponse(
+            transaction=_transaction_message(entry), profile=self._profile_message(profile)
+        )
+
     def _profile_message(self, profile: Profile) -> wallet_pb2.Profile:
         sealed = profile.email
         return wallet_pb2.Profile(
@@ -183,6 +207,12 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
 def _place(user_id: UUID) -> str:
     """Where a profile's e-mail is sealed for: it opens in no other row."""
     return f"profiles.email:{user_id}"
+
+
+def _signed(points: int) -> int:
+    if points == 0:
+        raise Invalid("INVALID_FIELD", "points must not be 0", field="points")
+    return in_range(points, field="points", low=-MAX_POINTS, high=MAX_POINTS)
 
 
 def _capture(message: wallet_pb2.CapturePointsRequest.Capture) -> Capture:

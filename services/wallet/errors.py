@@ -59,6 +59,17 @@ class RefundMismatch(Conflict):
         super().__init__("REFUND_MISMATCH", "this refund_id was used for another refund", refund_id=refund_id)
 
 
+class AdjustmentMismatch(Conflict):
+    """The adjustment's id stands for another adjustment."""
+
+    def __init__(self, *, adjustment_id: UUID) -> None:
+        super().__init__(
+            "ADJUSTMENT_MISMATCH",
+            "this adjustment_id was used for another adjustment",
+            adjustment_id=adjustment_id,
+        )
+
+
 class GrantOfAnotherUser(Rejected):
     """One paid source never gives points to two users."""
 

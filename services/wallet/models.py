@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from services.chassis.audit_log import audit_log_table
 from services.chassis.tables import NOW, messaging_tables
 
 metadata = MetaData(
@@ -151,3 +152,4 @@ grants = Table(
 )
 
 messaging_tables(metadata)
+audit_log_table(metadata)

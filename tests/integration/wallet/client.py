@@ -180,6 +180,31 @@ class Wallet:
         )
         return (await self.stub.RefundOrderPoints(request)).transaction
 
+    async def adjust(
+        self,
+        user_id: UUID,
+        points: int,
+        *,
+        adjustment_id: UUID | None = None,
+        reason: str = "A gift",
+        actor: str = "cli:ada",
+    ) -> wallet_pb2.AdjustPointsResponse:
+        request = wallet_pb2.AdjustPointsRequest(
+            user_id=str(user_id),
+            adjustment_id=str(adjustment_id or uuid4()),
+            points=points,
+            reason=reason,
+            actor=actor,
+        )
+        return await self.stub.AdjustPoints(request)
+
+    async def audited(self, user_id: UUID) -> list[dict[str, object]]:
+        """What operators did to a user."""
+        columns = "actor, action, reason, details"
+        return await self.sql(
+            f"SELECT {columns} FROM audit_log WHERE subject = %s ORDER BY seq", str(user_id)
+        )
+
     async def spent(self, user_id: UUID, points: int) -> UUID:
         """An order that these points were spent on."""
         order_id = uuid4()

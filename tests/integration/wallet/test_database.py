@@ -118,6 +118,8 @@ _LEDGER_ROW = """
         "SELECT 1 FROM outbox",
         "SELECT 1 FROM inbox",
         "SELECT 1 FROM dead_letters",
+        "SELECT 1 FROM audit_log",
+        "INSERT INTO audit_log SELECT * FROM audit_log",
         "ALTER TABLE holds DISABLE ROW LEVEL SECURITY",
         "DROP TABLE holds",
         "CREATE TABLE mine (id int)",
@@ -155,9 +157,13 @@ def test_no_run_time_login_owns_a_table_or_passes_row_level_security(superuser: 
         "UPDATE points_transactions SET description = 'x' WHERE false",
         "DELETE FROM points_transactions",
         "TRUNCATE points_transactions CASCADE",
+        "UPDATE audit_log SET reason = 'x'",
+        "UPDATE audit_log SET reason = 'x' WHERE false",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
     ],
 )
-async def test_nobody_rewrites_the_ledger(
+async def test_nobody_rewrites_the_ledger_or_the_audit_log(
     process: WalletProcess, wallet: Wallet, name: str, statement: str
 ) -> None:
     user = await wallet.user(550)
@@ -172,14 +178,15 @@ async def test_nobody_rewrites_the_ledger(
 
 
 @pytest.mark.parametrize(
-    ("table", "grantee"), [("points_transactions", "worker"), ("points_transactions", "app")]
+    ("table", "grantee"),
+    [("points_transactions", "worker"), ("points_transactions", "app"), ("audit_log", "worker")],
 )
 async def test_the_trigger_stands_even_behind_a_privilege(
     superuser: Connection, table: str, grantee: str
 ) -> None:
     superuser.execute(f"GRANT ALL ON {table} TO wallet_{grantee}".encode())
     superuser.execute(f"SET LOCAL ROLE wallet_{grantee}".encode())
-    for statement in ("UPDATE {} SET amount = 1", "DELETE FROM {}", "TRUNCATE {}"):
+    for statement in ("UPDATE {} SET seq = 1", "DELETE FROM {}", "TRUNCATE {}"):
         with pytest.raises(RestrictViolation), superuser.transaction():
             superuser.execute(statement.format(table).encode())
 
@@ -213,6 +220,9 @@ _ENTRY = """
     INSERT INTO points_transactions (id, user_id, description, balance_after, hash_version,
         seq, amount, type, order_id, idempotency_key, prev_hash, hash)
     VALUES (uuidv7(), '{user}', '', 0, 1, """
+_AUDIT = """
+    INSERT INTO audit_log (subject, details, created_at, seq, actor, reason, action, prev_hash, hash)
+    VALUES ('{user}', '{}', now(), """
 _HASHES = "sha256('x'), sha256('y'))"
 _ZERO_FIRST = "decode(repeat('00', 32), 'hex'), sha256('y'))"
 
@@ -259,6 +269,11 @@ _ZERO_FIRST = "decode(repeat('00', 32), 'hex'), sha256('y'))"
         ("grants_version_is_positive", "UPDATE grants SET version = 0"),
         ("grants_net_not_negative", "UPDATE grants SET net_points = -1"),
         ("grants_source_is_named", "UPDATE grants SET source_id = ''"),
+        ("audit_log_actor_and_reason_given", f"{_AUDIT} 1, '', 'x', 'y', {_HASHES}"),
+        ("audit_log_actor_and_reason_given", f"{_AUDIT} 1, 'x', '', 'y', {_HASHES}"),
+        ("audit_log_seq_positive", f"{_AUDIT} 0, 'x', 'y', 'z', {_HASHES}"),
+        ("audit_log_hashes_are_sha256", f"{_AUDIT} 1, 'x', 'y', 'z', sha256('x'), 'x')"),
+        ("audit_log_hashes_are_sha256", f"{_AUDIT} 1, 'x', 'y', 'z', 'x', sha256('x'))"),
         ("grants_pkey", "INSERT INTO grants (source_id, user_id, version, net_points) "
          "SELECT source_id, user_id, 9, 9 FROM grants"),
     ],

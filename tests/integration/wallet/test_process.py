@@ -62,12 +62,17 @@ async def refund(wallet: Wallet, user: UUID, order: UUID) -> object:
     return await wallet.refund(user, order, 50, refund_id=order)
 
 
+async def adjust(wallet: Wallet, user: UUID, order: UUID) -> object:
+    return await wallet.adjust(user, 50, adjustment_id=order)
+
+
 STEPS: dict[str, tuple[list[Step], Step, tuple[int, int, int], tuple[int, int, int]]] = {
     # failpoint: (what came before, what crashes, balance before it, balance after it)
     "wallet.reserved": ([], reserve, (550, 0, 0), (550, 200, 0)),
     "wallet.captured": ([reserve], capture, (550, 200, 0), (350, 0, 0)),
     "wallet.released": ([reserve], release, (550, 200, 0), (550, 0, 0)),
     "wallet.refunded": ([reserve, capture], refund, (350, 0, 0), (400, 0, 0)),
+    "wallet.adjusted": ([reserve], adjust, (550, 200, 0), (600, 200, 0)),
 }
 
 

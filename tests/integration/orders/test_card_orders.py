@@ -97,6 +97,31 @@ async def test_a_paid_order_is_completed_once_however_often_it_is_told(shop: Sho
     assert (await shop.get(user_id, order.id)).url == ""
 
 
+async def test_a_paid_cart_loses_what_was_bought_and_keeps_what_was_added_since(shop: Shop) -> None:
+    bought, more, added = [await shop.product() for _ in range(3)]
+    user_id = uuid4()
+    await shop.put(user_id, bought, 1)
+    await shop.put(user_id, more, 1)
+    order = await shop.place(user_id, method=STRIPE)
+    # A double click finds the same order.
+    assert (await shop.place(user_id, method=STRIPE)).id == order.id
+    await shop.put(user_id, more, 3)
+    await shop.put(user_id, added, 1)
+    await tell(shop, order, PAID, 2)
+    assert await shop.cart(user_id) == (5, {more: 2, added: 1})
+
+
+async def test_a_cart_whose_order_was_cancelled_can_be_bought_again(shop: Shop) -> None:
+    product_id, user_id = await shop.product(), uuid4()
+    await shop.put(user_id, product_id, 1)
+    order = await shop.place(user_id, method=STRIPE)
+    await shop.cancel(user_id, order.id)
+    again = await shop.place(user_id, method=STRIPE)
+    assert again.id != order.id
+    await tell(shop, again, PAID, 2)
+    assert await shop.cart(user_id) == (2, {})
+
+
 async def test_a_payment_on_its_way_keeps_the_stock_until_it_arrives(shop: Shop) -> None:
     _, product_id, order = await buy(shop)
     await tell(shop, order, PROCESSING, 2)

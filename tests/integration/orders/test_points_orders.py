@@ -282,7 +282,11 @@ async def test_while_wallet_says_nothing_the_order_is_pending_then_it_completes(
 ) -> None:
     product_id, user_id, key = await shop.product(stock=10), await shop.wallet.user(500), str(uuid4())
     with wallet.paused():
-        order = await shop.place(user_id, {product_id: 2}, key=key)
+        placing = asyncio.create_task(shop.place(user_id, {product_id: 2}, key=key))
+        [row] = await shop.until("SELECT id FROM orders WHERE user_id = %s", user_id)
+        twin = await refused(shop.place(user_id, {product_id: 2}, key=key), CONFLICT, "REQUEST_IN_FLIGHT")
+        order = await placing
+        assert twin == {"order_id": order.id} == {"order_id": str(row["id"])}
         assert order.status == pb.ORDER_STATUS_PENDING
         assert await shop.stock(product_id) == (10, 2)
     assert (await shop.becomes(order.id, "completed"))["total_points"] == 100

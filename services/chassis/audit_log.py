@@ -2,7 +2,7 @@
 
 One chain per database. `seq` is given out under an advisory lock that lasts until the caller's transaction
 ends, so that an entry stands and falls with the action. A changed, missing or swapped row breaks the chain
-(`broken_at`); a cut tail is seen by whoever noted the last hash elsewhere (`aishop audit --json` prints it).
+(`broken_at`); a cut tail is seen by whoever noted the last hash elsewhere (`aishop audit` prints it).
 """
 
 import json

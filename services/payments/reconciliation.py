@@ -91,7 +91,9 @@ class Reconciler:
     async def keep_event(self, event: Fields) -> bool:
         """As the webhook would have; False when it came meanwhile."""
         envelope = envelope_of(dict(event))
-        sealed = self._keyring.seal(json.dumps(event).encode(), place=payload_place(envelope.id))
+        # The client reads decimals out of texts; they go back as texts.
+        body = json.dumps(event, default=str).encode()
+        sealed = self._keyring.seal(body, place=payload_place(envelope.id))
         async with self._database.worker() as connection:
             is_new = await events.receive_event(connection, envelope, sealed_payload=sealed)
         self._wake_events()

@@ -144,6 +144,13 @@ class Control:
             forgotten = idempotency.forget_all(self._store)
         return JSONResponse({"forgotten": forgotten})
 
+    async def forget_events(self, _: Request) -> Response:
+        """As Stripe does after 30 days; what is on its way to the endpoint is not sent either."""
+        with self._store.transaction():
+            self._store.execute("DELETE FROM deliveries")
+            forgotten = self._store.execute("DELETE FROM objects WHERE kind = 'event'").rowcount
+        return JSONResponse({"forgotten": forgotten})
+
     async def expire_now(self, request: Request) -> Response:
         """The session's time is over now."""
         now = int(time.time())
@@ -314,6 +321,7 @@ def routes(sandbox: Sandbox) -> list[Route]:
         Route("/_control/webhooks/flush", control.flush, methods=["POST"]),
         Route("/_control/events/{id}/deliver", control.deliver, methods=["POST"]),
         Route("/_control/forget_idempotency_keys", control.forget_keys, methods=["POST"]),
+        Route("/_control/forget_events", control.forget_events, methods=["POST"]),
         Route("/_control/sessions/{id}/expire_now", control.expire_now, methods=["POST"]),
         Route("/_control/payments", control.pay_bare, methods=["POST"]),
         Route("/_control/sessions/{id}/pay_later", control.pay_later, methods=["POST"]),

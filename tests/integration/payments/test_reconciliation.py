@@ -1,0 +1,200 @@
+"""Comparing with Stripe: whatever webhook was lost is made up for, by the same path, and counted."""
+
+import asyncio
+from uuid import uuid4
+
+import grpc
+import httpx
+import pytest
+
+from protos.events.v1 import events_pb2
+from protos.payments.v1 import payments_pb2 as pb
+from tests.integration.payments.conftest import (
+    Payments,
+    PaymentsProcess,
+    free_port,
+    payments_running,
+    refused,
+)
+from tests.integration.payments.sandbox import Sandbox, sandbox_of
+
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+
+
+@pytest.fixture
+async def payments(sandboxed: Payments) -> Payments:
+    """Nothing is left over that an earlier test has dropped."""
+    await reconcile(sandboxed)
+    return sandboxed
+
+
+@pytest.fixture
+def stripe(payments: Payments) -> Sandbox:
+    return sandbox_of(payments)
+
+
+async def reconcile(payments: Payments) -> pb.Reconciliation:
+    """A comparison on demand, from its beginning to its end."""
+    request = pb.StartReconciliationRequest(actor=f"operator-{uuid4()}")
+    run = (await payments.operator.StartReconciliation(request)).reconciliation
+    async with asyncio.timeout(60):
+        while run.status != pb.RECONCILIATION_STATUS_DONE:
+            await asyncio.sleep(0.05)
+            request_again = pb.GetReconciliationRequest(id=run.id)
+            run = (await payments.operator.GetReconciliation(request_again)).reconciliation
+    return run
+
+
+def drift(run: pb.Reconciliation) -> dict[str, int]:
+    return {each.kind: each.count for each in run.drift}
+
+
+async def net_of(payments: Payments, source: str) -> list[int]:
+    facts = await payments.facts("payments.points.grant_changed", events_pb2.PointsGrantChanged, source)
+    return [fact.net_points for fact in facts]
+
+
+async def test_when_nothing_is_lost_nothing_drifts(payments: Payments, stripe: Sandbox) -> None:
+    checkout = await payments.points_checkout()
+    await stripe.pay(checkout.url)
+    await payments.until_status(checkout.id, "paid")
+    for event in await stripe.events(about=await stripe.intent_of(checkout.session_id)):
+        await payments.settled(event["id"])
+    run = await reconcile(payments)
+    assert (run.events_missing, run.objects_changed, drift(run)) == (0, 0, {})
+    assert (run.percent, run.events_seen > 0) == (100, True)
+
+
+async def test_lost_webhooks_of_a_whole_life_are_made_up_for(payments: Payments, stripe: Sandbox) -> None:
+    await stripe.control("webhooks", mode="drop")
+    checkout, order = await payments.points_checkout(), await payments.order_checkout()
+    for url in (checkout.url, order.url):
+        await stripe.pay(url)
+    intent = await stripe.intent_of(checkout.session_id)
+    await stripe.post("refunds", payment_intent=intent, amount=1000)
+    assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_OPEN
+    run = await reconcile(payments)
+    # Done means handled, not only seen.
+    assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_PAID
+    assert (await payments.get(order.id)).status == pb.CHECKOUT_STATUS_PAID
+    assert (await net_of(payments, checkout.id))[-1] == 550 - 550 * 1000 // 3999
+    assert run.events_missing >= 6
+    assert drift(run)["event: checkout.session.completed"] == 2
+    again = await reconcile(payments)
+    assert (again.events_missing, drift(again)) == (0, {})
+
+
+async def test_open_sessions_are_asked_for_whatever_the_events_say(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    await stripe.control("webhooks", mode="drop")
+    paid, expired, open_ = [await payments.points_checkout() for _ in range(3)]
+    await stripe.pay(paid.url)
+    await stripe.control(f"sessions/{expired.session_id}/expire_now")
+    # Only the objects themselves tell.
+    await stripe.control("forget_events")
+    run = await reconcile(payments)
+    assert drift(run)["checkout: open -> paid"] == 1
+    assert (await payments.get(paid.id)).status == pb.CHECKOUT_STATUS_PAID
+    assert (await payments.get(expired.id)).status == pb.CHECKOUT_STATUS_EXPIRED
+    assert (await payments.get(open_.id)).status == pb.CHECKOUT_STATUS_OPEN
+
+
+async def test_a_pending_refund_and_an_open_dispute_are_asked_about(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    checkout, other = await payments.points_checkout(), await payments.points_checkout()
+    for each in (checkout, other):
+        await stripe.pay(each.url)
+        await payments.until_status(each.id, "paid")
+    intent = await stripe.intent_of(checkout.session_id)
+    await stripe.control("refunds", status="pending")
+    refund = await stripe.post("refunds", payment_intent=intent)
+    disputed = await stripe.intent_of(other.session_id)
+    dispute = await stripe.control("disputes", payment_intent=disputed)
+    of_intent = "SELECT 1 FROM payments WHERE payment_intent_id = %s AND"
+    await payments.until(f"{of_intent} refunded_cents = 3999", intent)
+    await payments.until(f"{of_intent} dispute = 'open'", disputed)
+    await stripe.control("webhooks", mode="drop")
+    await stripe.control(f"refunds/{refund['id']}", status="failed")
+    await stripe.control(f"disputes/{dispute['id']}", status="won")
+    await stripe.control("forget_events")
+    run = await reconcile(payments)
+    assert await net_of(payments, checkout.id) == [550, 0, 550]
+    assert await net_of(payments, other.id) == [550, 0, 550]
+    assert drift(run)["grant"] == 2
+
+
+async def test_a_renewal_that_nobody_told_of_is_found(payments: Payments, stripe: Sandbox) -> None:
+    request = pb.CreateSubscriptionCheckoutRequest(
+        user_id=str(payments.user_id), idempotency_key="k", plan_id="monthly"
+    )
+    checkout = (await payments.stub.CreateSubscriptionCheckout(request)).checkout
+    await stripe.pay(checkout.url)
+    [row] = await payments.until("SELECT * FROM subscriptions WHERE id = %s", checkout.id)
+    await stripe.control("webhooks", mode="drop")
+    await stripe.control(f"subscriptions/{row['stripe_subscription_id']}/renew")
+    await reconcile(payments)
+    await payments.until("SELECT 1 FROM invoices WHERE subscription_id = %s HAVING count(*) = 2", checkout.id)
+
+
+async def test_it_goes_on_by_itself_and_over_replicas_once(
+    process: PaymentsProcess, payments: Payments, stripe: Sandbox
+) -> None:
+    await payments.sql("UPDATE reconciliations SET started_at = started_at - interval '1 hour'")
+    await stripe.control("webhooks", mode="drop")
+    checkout = await payments.points_checkout()
+    await stripe.pay(checkout.url)
+    options = {"RECONCILE_SECONDS": "2", "WEBHOOK_LISTEN": f"127.0.0.1:{free_port()}"}
+    async with payments_running(process, stripe, **options):
+        # A young event is on its way for a schedule; the open session is asked for.
+        await payments.until_status(checkout.id, "paid")
+        await payments.until(
+            "SELECT 1 FROM reconciliations WHERE requested_by = 'schedule' AND status = 'done'"
+            " AND started_at > now() - interval '1 minute' HAVING count(*) >= 2"
+        )
+    running = await payments.sql(
+        "SELECT count(*) FROM reconciliations WHERE requested_by = 'schedule' AND status = 'running'"
+    )
+    assert running[0]["count"] <= 1
+
+
+async def test_a_run_that_stops_midway_is_begun_again(payments: Payments, stripe: Sandbox) -> None:
+    await stripe.control("webhooks", mode="drop")
+    checkout = await payments.points_checkout()
+    await stripe.pay(checkout.url)
+    await stripe.fault("/v1/events", "status", method="GET", status=503)
+    run = await reconcile(payments)
+    assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_PAID
+    [row] = await payments.sql("SELECT tries FROM reconciliations WHERE id = %s", run.id)
+    assert row["tries"] == 2
+
+
+async def test_twins_of_one_operator_are_one_run(payments: Payments) -> None:
+    request = pb.StartReconciliationRequest(actor=f"operator-{uuid4()}")
+    runs = await asyncio.gather(*(payments.operator.StartReconciliation(request) for _ in range(5)))
+    assert len({run.reconciliation.id for run in runs}) == 1
+    with refused("RECONCILIATION_NOT_FOUND", NOT_FOUND):
+        await payments.operator.GetReconciliation(pb.GetReconciliationRequest(id=str(uuid4())))
+
+
+async def test_drift_is_a_metric(process: PaymentsProcess, payments: Payments, stripe: Sandbox) -> None:
+    await stripe.control("webhooks", mode="drop")
+    checkout = await payments.points_checkout()
+    await stripe.pay(checkout.url)
+    listen = f"127.0.0.1:{free_port()}"
+    options = {"METRICS_LISTEN": listen, "WEBHOOK_LISTEN": f"127.0.0.1:{free_port()}"}
+    with payments.paused():
+        async with payments_running(process, stripe, **options) as other:
+            await reconcile(other)
+            async with httpx.AsyncClient() as http:
+                scraped = (await http.get(f"http://{listen}/metrics")).text
+    lines = [line for line in scraped.splitlines() if line.startswith("aishop_payments_drift_total")]
+    assert any("checkout.session.completed" in line for line in lines)
+
+
+def test_what_is_compared_is_what_is_handled() -> None:
+    """Stripe takes twenty types in one listing."""
+    from services.payments.events import READERS
+
+    assert len(READERS) <= 20

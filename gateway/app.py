@@ -8,15 +8,30 @@ from gateway import openapi, problems
 from gateway.auth import Authenticator
 from gateway.backends import Backends
 from gateway.gate import Gate
-from gateway.routes import cart, catalog, health, orders, pages, points, webhooks
+from gateway.routes import (
+    admin_payments,
+    admin_points,
+    cart,
+    catalog,
+    health,
+    orders,
+    pages,
+    points,
+    subscriptions,
+    webhooks,
+)
 from gateway.settings import GatewaySettings
 
 _ROUTERS = (
     orders.router,
     points.router,
     points.public_router,
+    subscriptions.router,
+    subscriptions.public_router,
     cart.router,
     catalog.router,
+    admin_points.router,
+    admin_payments.router,
     webhooks.router,
     health.router,
     pages.router,
@@ -24,8 +39,10 @@ _ROUTERS = (
 _TAGS = [
     {"name": "catalog", "description": "What can be bought."},
     {"name": "points", "description": "Points: packages, checkouts, balance and ledger."},
+    {"name": "subscriptions", "description": "Plans that give points for each paid period."},
     {"name": "cart", "description": "The customer's cart."},
     {"name": "orders", "description": "Buying images, and what became of it."},
+    {"name": "operators", "description": "For operators (`app_metadata.role`); each action is audited."},
     {"name": "webhooks", "description": "For Stripe."},
     {"name": "health", "description": "For the platform."},
 ]

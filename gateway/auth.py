@@ -14,6 +14,7 @@ _AUDIENCE = "authenticated"
 _LEEWAY_SECONDS = 2
 # RFC 5321: 64 of the local part, @, 255 of the domain.
 _MAX_EMAIL = 320
+_OPERATOR = "operator"
 
 
 class Customer(NamedTuple):
@@ -21,6 +22,7 @@ class Customer(NamedTuple):
 
     user_id: str
     email: str
+    is_operator: bool = False
 
 
 class Authenticator:
@@ -46,7 +48,8 @@ class Authenticator:
                 issuer=self._issuer,
                 leeway=_LEEWAY_SECONDS,
             )
-            return Customer(str(UUID(claims["sub"])), _email(claims.get("email")))
+            user_id = str(UUID(claims["sub"]))
+            return Customer(user_id, _email(claims.get("email")), _is_operator(claims.get("app_metadata")))
         except jwt.ExpiredSignatureError as error:
             raise _refused("token_expired", "invalid_token") from error
         # A subject that is no UUID fails outside PyJWT's own errors.
@@ -59,6 +62,11 @@ def _email(claim: object) -> str:
     if isinstance(claim, str) and len(claim) <= _MAX_EMAIL and "@" in claim and claim.isprintable():
         return claim
     return ""
+
+
+def _is_operator(claim: object) -> bool:
+    """`app_metadata.role` alone: the customer writes `user_metadata`, and `role` is Postgres' in Supabase."""
+    return isinstance(claim, dict) and claim.get("role") == _OPERATOR
 
 
 def _refused(code: str, bearer_error: str) -> ProblemError:

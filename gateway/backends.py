@@ -40,6 +40,7 @@ class Backends:
         self.cart = orders_pb2_grpc.CartServiceStub(orders)
         self.orders = orders_pb2_grpc.OrdersServiceStub(orders)
         self.payments = payments_pb2_grpc.PaymentsServiceStub(payments)
+        self.payments_operator = payments_pb2_grpc.PaymentsOperatorServiceStub(payments)
         self._webhooks = webhooks
         self._webhook_url = webhook_url
         self._channels = {"wallet": wallet, "orders": orders, "payments": payments}

@@ -30,6 +30,11 @@ KINDS: dict[str, Kind] = {
         401, "The token is not valid", "Sign in again; check issuer, audience and signing secret."
     ),
     "token_expired": Kind(401, "The token has expired", "Refresh the session and repeat the request."),
+    "operator_only": Kind(
+        403,
+        "This is for operators",
+        "The shop makes somebody an operator by `app_metadata.role`; the token must be newer than that.",
+    ),
     # What is asked
     "route_not_found": Kind(404, "There is no such route", "Check the path against /openapi.json."),
     "method_not_allowed": Kind(405, "This route has no such method", "Use a method of the Allow header."),
@@ -111,6 +116,47 @@ KINDS: dict[str, Kind] = {
     "checkout_refused": Kind(
         409, "Stripe refused to open the checkout", "Nothing was charged: contact the shop."
     ),
+    # Subscriptions
+    "plan_not_found": Kind(404, "There is no such plan", "Read GET /api/plans again."),
+    "subscription_exists": Kind(
+        409,
+        "The customer has a subscription of this plan",
+        "`subscriptionId` is alive: use it, or wait until it has ended.",
+    ),
+    "subscription_not_found": Kind(
+        404, "There is no such subscription", "Subscriptions of others are not found either."
+    ),
+    "subscription_unconfirmed": Kind(
+        503,
+        "Stripe has not confirmed the cancellation",
+        "Wait for Retry-After, then cancel again: it takes effect once.",
+        retry_after_seconds=2,
+    ),
+    # For operators
+    "stripe_event_not_found": Kind(
+        404, "No such event was received", "If Stripe has it, a reconciliation brings it here."
+    ),
+    "stripe_event_busy": Kind(
+        409, "The event is being handled right now", "Look what becomes of it, and replay it then."
+    ),
+    "quarantine_not_found": Kind(
+        404, "No such payment is in quarantine", "Read GET /api/admin/quarantine again."
+    ),
+    "quarantine_resolved": Kind(
+        409, "The payment was settled the other way", "`currentStatus` tells how; it stays so."
+    ),
+    "cannot_fulfil": Kind(
+        409, "This payment cannot be fulfilled", "`why` tells what is missing: refund it instead."
+    ),
+    "payment_disputed": Kind(
+        409,
+        "The payment is disputed",
+        "The customer's bank decides about the money: wait for the end of the dispute.",
+    ),
+    "reconciliation_not_found": Kind(
+        404, "There is no such reconciliation", "Start one with POST /api/admin/reconciliations."
+    ),
+    # Webhooks
     "invalid_signature": Kind(
         400, "Invalid signature", "The webhook was not signed with this shop's secret, or is too old."
     ),

@@ -51,6 +51,11 @@ def customer_problems(*codes: str) -> Responses:
     return only_problems(*_SIGNED_IN, *codes, *_ANY)
 
 
+def operator_problems(*codes: str) -> Responses:
+    """The `responses` of an operator's route that may answer these codes."""
+    return customer_problems("operator_only", *codes)
+
+
 def only_problems(*codes: str) -> Responses:
     """Just these codes, by status."""
     by_status: dict[int, list[str]] = {}

@@ -111,7 +111,8 @@ def _on_unavailable(request: Request, error: Unavailable) -> Response:
     log.warning("gateway.unavailable", path=request.url.path, reason=error.reason, error=error.message)
     if isinstance(error, OutcomeUnknown):
         return problem(request.scope, "outcome_unknown")
-    return problem(request.scope, "busy" if error.reason == "BUSY" else "service_unavailable")
+    code = error.reason.lower()
+    return problem(request.scope, code if code in KINDS else "service_unavailable")
 
 
 def _context(fields: Mapping[str, str]) -> dict[str, object]:

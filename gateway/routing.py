@@ -1,4 +1,4 @@
-"""What happens before a handler, in this order: 401, then 404 for a malformed id, then the body.
+"""What happens before a handler, in this order: 401, 403, then 404 for a malformed id, then the body.
 
 FastAPI reads and parses the body before it runs any dependency, so that a stranger's malformed body would
 be answered 400 instead of 401; hence a route class.
@@ -15,17 +15,23 @@ from starlette.responses import Response
 from gateway.auth import Authenticator, Customer
 from gateway.backends import Backends
 from gateway.problems import ProblemError
-from gateway.schemas import UUID_PATTERN
+from gateway.schemas import EVENT_ID_PATTERN, UUID_PATTERN
 
 BEARER = "bearer"
 _CUSTOMER_IN_SCOPE = "aishop.customer"
 _UUID = re.compile(UUID_PATTERN)
+# Ids that Stripe gave.
+_PATTERNS = {"eventId": re.compile(EVENT_ID_PATTERN)}
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 # The path's parameter, and what is not found when it cannot be an id.
 _NOT_FOUND = {
     "productId": "product_not_found",
     "orderId": "order_not_found",
     "checkoutId": "checkout_not_found",
+    "subscriptionId": "subscription_not_found",
+    "eventId": "stripe_event_not_found",
+    "quarantineId": "quarantine_not_found",
+    "reconciliationId": "reconciliation_not_found",
 }
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -59,16 +65,27 @@ class CustomerRoute(PublicRoute):
 
         async def authenticated(request: Request) -> Response:
             authenticator: Authenticator = request.app.state.authenticator
-            request.scope[_CUSTOMER_IN_SCOPE] = await authenticator.verify(
-                request.headers.get("authorization")
-            )
+            customer = await authenticator.verify(request.headers.get("authorization"))
+            self.refuse_entry(customer)
+            request.scope[_CUSTOMER_IN_SCOPE] = customer
             return await handler(request)
 
         return authenticated
 
+    def refuse_entry(self, customer: Customer) -> None:
+        """Raises for whom this route is not meant."""
+
+
+class OperatorRoute(CustomerRoute):
+    """A route for operators; a customer hears 403 before anything is said of ids or body."""
+
+    def refuse_entry(self, customer: Customer) -> None:
+        if not customer.is_operator:
+            raise ProblemError("operator_only")
+
 
 def customer_of(request: Request) -> Customer:
-    """The caller of a CustomerRoute."""
+    """The caller of a CustomerRoute or an OperatorRoute."""
     customer: Customer = request.scope[_CUSTOMER_IN_SCOPE]
     return customer
 
@@ -80,7 +97,7 @@ def backends_of(request: Request) -> Backends:
 
 def _check_ids(path_params: Mapping[str, str]) -> None:
     for name, value in path_params.items():
-        if not _UUID.fullmatch(value):
+        if not _PATTERNS.get(name, _UUID).fullmatch(value):
             raise ProblemError(_NOT_FOUND[name])
 
 

@@ -5,10 +5,12 @@ from typing import Annotated
 
 from fastapi import Path, Query
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 UUID_PATTERN = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+# Stripe's own; 255 characters at most.
+EVENT_ID_PATTERN = "^evt_[0-9A-Za-z_]{1,251}$"
 INT64_MAX = 2**63 - 1
 
 UuidText = Annotated[str, Field(pattern=UUID_PATTERN, json_schema_extra={"format": "uuid"})]
@@ -19,7 +21,24 @@ Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 Cursor = Annotated[str, Query(max_length=512, description="`nextCursor` of the page before.")]
 ProductId = Annotated[str, Path(alias="productId", json_schema_extra={"format": "uuid"})]
 OrderId = Annotated[str, Path(alias="orderId", json_schema_extra={"format": "uuid"})]
+SubscriptionId = Annotated[str, Path(alias="subscriptionId", json_schema_extra={"format": "uuid"})]
+EventId = Annotated[str, Path(alias="eventId")]
+QuarantineId = Annotated[str, Path(alias="quarantineId", json_schema_extra={"format": "uuid"})]
+ReconciliationId = Annotated[str, Path(alias="reconciliationId", json_schema_extra={"format": "uuid"})]
+# Why an operator does something; kept in the audit log.
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 CheckoutId = Annotated[str, Path(alias="checkoutId", json_schema_extra={"format": "uuid"})]
+
+
+def _since_unix_began(moment: datetime) -> datetime:
+    """A protobuf Timestamp holds the years 1 to 9999 in UTC: an offset must not lead out of them."""
+    if not 1970 <= moment.year < 9999:
+        raise ValueError("must be a time from 1970 on")
+    return moment
+
+
+# A time with its offset, e.g. 2026-07-04T12:30:00Z.
+Moment = Annotated[AwareDatetime, AfterValidator(_since_unix_began)]
 
 
 class ApiModel(BaseModel):
@@ -37,3 +56,12 @@ class Line(ApiModel):
 
 def as_time(stamp: Timestamp) -> datetime:
     return stamp.ToDatetime(tzinfo=UTC)
+
+
+def as_stamp(moment: datetime | None) -> Timestamp | None:
+    """None stays None: an absent field."""
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

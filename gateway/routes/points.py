@@ -73,12 +73,16 @@ class OpenedCheckout(ApiModel):
 
 
 class CheckoutState(ApiModel):
-    """A checkout sells either a package (`packageId`, `points`) or an order (`orderId`)."""
+    """A checkout sells a package (`packageId`), an order (`orderId`) or a subscription (`planId`).
+
+    `points` is what a package gives, or each paid period of a plan; 0 for an order.
+    """
 
     id: str
     status: CheckoutStatus
     package_id: str | None
     order_id: str | None
+    plan_id: str | None
     points: int
     amount_cents: int
     currency: str
@@ -151,8 +155,12 @@ async def checkout_points(request: Request, response: Response, body: PointsChec
         ),
         timeout_seconds=PAYMENTS_SECONDS,
     )
-    checkout: payments_pb2.Checkout = answer.checkout
     response.headers[idempotency.HEADER] = key
+    return as_opened(answer.checkout, response)
+
+
+def as_opened(checkout: payments_pb2.Checkout, response: Response) -> OpenedCheckout:
+    """The answer to whoever opened a checkout: where its page is, or where to look for it."""
     response.headers["Location"] = f"/api/checkouts/{checkout.id}"
     if checkout.status == payments_pb2.CHECKOUT_STATUS_CREATING:
         response.headers["Retry-After"] = _LOOK_AGAIN_SECONDS
@@ -188,15 +196,7 @@ async def get_profile(request: Request) -> Profile:
         wallet_pb2.GetProfileRequest(user_id=customer.user_id, email=customer.email),
         timeout_seconds=WALLET_SECONDS,
     )
-    profile: wallet_pb2.Profile = answer.profile
-    return Profile(
-        id=profile.id,
-        email=profile.email,
-        points=profile.points,
-        points_held=profile.points_held,
-        points_available=profile.points_available,
-        points_debt=profile.points_debt,
-    )
+    return as_profile(answer.profile)
 
 
 @router.get("/api/points/transactions", operation_id="listTransactions", responses=customer_problems(*PAGED))
@@ -208,7 +208,18 @@ async def list_transactions(request: Request, limit: Limit = 20, cursor: Cursor 
         timeout_seconds=WALLET_SECONDS,
     )
     return TransactionPage(
-        items=[_as_transaction(entry) for entry in answer.items], next_cursor=answer.next_cursor or None
+        items=[as_transaction(entry) for entry in answer.items], next_cursor=answer.next_cursor or None
+    )
+
+
+def as_profile(profile: wallet_pb2.Profile) -> Profile:
+    return Profile(
+        id=profile.id,
+        email=profile.email,
+        points=profile.points,
+        points_held=profile.points_held,
+        points_available=profile.points_available,
+        points_debt=profile.points_debt,
     )
 
 
@@ -228,6 +239,7 @@ def _as_checkout(checkout: payments_pb2.Checkout) -> CheckoutState:
         status=STATUSES[checkout.status],
         package_id=checkout.package_id or None,
         order_id=checkout.order_id or None,
+        plan_id=checkout.plan_id or None,
         points=checkout.points,
         amount_cents=checkout.amount_cents,
         currency=checkout.currency,
@@ -238,7 +250,7 @@ def _as_checkout(checkout: payments_pb2.Checkout) -> CheckoutState:
     )
 
 
-def _as_transaction(entry: wallet_pb2.Transaction) -> Transaction:
+def as_transaction(entry: wallet_pb2.Transaction) -> Transaction:
     return Transaction(
         id=entry.id,
         seq=entry.seq,

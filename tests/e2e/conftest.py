@@ -32,6 +32,14 @@ async def other(stack: RunningStack) -> AsyncIterator[Customer]:
 
 
 @pytest.fixture
+async def operator(stack: RunningStack) -> AsyncIterator[Customer]:
+    """One of the shop's people, who is a customer as well."""
+    role = {"role": "operator"}
+    async with sign_in(stack.file.gateway_url, stack.file.auth_jwt_secret, app_metadata=role) as signed_in:
+        yield signed_in
+
+
+@pytest.fixture
 async def visitor(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
     """Somebody without a token."""
     async with visit(stack.file.gateway_url) as http:

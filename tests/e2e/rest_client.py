@@ -62,6 +62,14 @@ async def pay(url: str, action: str = "pay") -> None:
     assert answer.status_code == 402 if action == "decline" else answer.status_code < 400, answer.text
 
 
+async def control(stripe_url: str, what: str, **body: Any) -> JSON:
+    """Pulls one of the sandbox's strings."""
+    async with httpx.AsyncClient(trust_env=False, timeout=15) as http:
+        answer = await http.post(f"{stripe_url}/_control/{what}", json=body)
+    assert answer.is_success, answer.text
+    return dict(answer.json())
+
+
 async def until(
     read: Callable[[], Awaitable[JSON]], is_so: Callable[[JSON], bool], *, seconds: float = 30
 ) -> JSON:
@@ -84,9 +92,15 @@ class Document:
 
     async def judge(self, answer: httpx.Response) -> None:
         request = answer.request
-        path = request.url.path
-        declared: JSON = next((operations for route, operations in self._routes if route.fullmatch(path)), {})
-        operation = declared.get(request.method.lower())
+        path, method = request.url.path, request.method.lower()
+        operation: JSON | None = next(
+            (
+                operations[method]
+                for route, operations in self._routes
+                if route.fullmatch(path) and method in operations
+            ),
+            None,
+        )
         if answer.status_code < 400:
             assert operation is None or str(answer.status_code) in operation["responses"], (path, answer)
             return
@@ -117,7 +131,7 @@ async def visit(gateway_url: str, token: str | None = None) -> AsyncIterator[htt
 
 
 @asynccontextmanager
-async def sign_in(gateway_url: str, secret: str) -> AsyncIterator[Customer]:
+async def sign_in(gateway_url: str, secret: str, **more_claims: Any) -> AsyncIterator[Customer]:
     """Somebody new."""
     user_id = uuid4()
     claims = {
@@ -125,6 +139,7 @@ async def sign_in(gateway_url: str, secret: str) -> AsyncIterator[Customer]:
         "aud": "authenticated",
         "exp": int(time.time()) + 600,
         "email": f"{user_id}@example.com",
+        **more_claims,
     }
     async with visit(gateway_url, jwt.encode(claims, secret)) as http:
         yield Customer(http, user_id=user_id)

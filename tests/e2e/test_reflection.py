@@ -1,10 +1,12 @@
 """An outside client that has only stack.json: every RPC of every service, by reflection alone."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import grpc
+import httpx
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -12,7 +14,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from deploy.local.ephemeral import RunningStack
+from deploy.local.ephemeral import RunningStack, wait_until
 
 PRODUCT = "01920000-0000-7000-8000-000000000001"
 
@@ -61,9 +63,13 @@ def outsiders(stack: RunningStack) -> Iterator[dict[str, Outsider]]:
 
 
 def test_every_rpc_can_be_called_by_reflection_alone(outsiders: dict[str, Outsider]) -> None:
-    user = str(uuid4())
+    user, other = str(uuid4()), str(uuid4())
     _shop(outsiders["orders"], user)
     _pay(outsiders["payments"], user)
+    _subscribe(outsiders["payments"], other)
+    _refund(outsiders["payments"])
+    _operate(outsiders["payments"])
+    _adjust(outsiders["wallet"], user)
     _hold(outsiders["wallet"], user)
     for outsider in outsiders.values():
         assert outsider.called == outsider.methods()
@@ -122,10 +128,74 @@ def _pay(payments: Outsider, user: str) -> None:
     assert expired["status"] == "CHECKOUT_STATUS_EXPIRED"
 
 
+def _subscribe(payments: Outsider, user: str) -> None:
+    service = "aishop.payments.v1.PaymentsService"
+    [monthly, *_] = payments.call(service, "ListPlans")["plans"]
+    assert (monthly["interval"], int(monthly["points"]) > 0) == ("BILLING_INTERVAL_MONTH", True)
+    checkout = payments.call(
+        service,
+        "CreateSubscriptionCheckout",
+        user_id=user,
+        idempotency_key=str(uuid4()),
+        plan_id=monthly["id"],
+    )["checkout"]
+    assert (checkout["status"], checkout["plan_id"]) == ("CHECKOUT_STATUS_OPEN", monthly["id"])
+    httpx.post(checkout["url"], data={"action": "pay"}, trust_env=False, timeout=15)
+
+    def subscriptions() -> list[dict[str, Any]]:
+        return list(payments.call(service, "ListSubscriptions", user_id=user)["items"])
+
+    wait_until(lambda: bool(subscriptions()), seconds=30, what="a subscription")
+    mine = {"user_id": user, "subscription_id": checkout["id"]}
+    assert [payments.call(service, "GetSubscription", **mine)["subscription"]] == subscriptions()
+    cancelled = payments.call(service, "CancelSubscription", **mine)["subscription"]
+    assert (cancelled["status"], cancelled["cancel_at_period_end"]) == ("SUBSCRIPTION_STATUS_ACTIVE", True)
+
+
+def _refund(payments: Outsider) -> None:
+    """Only orders pays orders' money back; what it says to an order without a payment is enough here."""
+    service = "aishop.payments.v1.PaymentsService"
+    refund = {"order_id": str(uuid4()), "refund_id": str(uuid4()), "amount_cents": 1, "reason": "x"}
+    with pytest.raises(grpc.RpcError) as unpaid:
+        payments.call(service, "CreateRefund", **refund)
+    assert unpaid.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as unknown:
+        payments.call(service, "GetRefund", refund_id=refund["refund_id"])
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def _operate(payments: Outsider) -> None:
+    """After somebody has paid: there are events."""
+    service = "aishop.payments.v1.PaymentsOperatorService"
+    act = {"actor": str(uuid4()), "reason": "a look around"}
+    page = payments.call(service, "ListStripeEvents", type="checkout.session.*", limit=1)
+    [event] = page["items"]
+    found = payments.call(service, "GetStripeEvent", id=event["id"])
+    assert json.loads(found["payload"])["id"] == found["event"]["id"] == event["id"]
+    assert payments.call(service, "ReplayStripeEvents", type="nothing.of_this", **act)["ids"] == []
+    payments.call(service, "ListQuarantine", limit=1)
+    decision = {"id": str(uuid4()), "resolution": "QUARANTINE_RESOLUTION_REFUND", **act}
+    with pytest.raises(grpc.RpcError) as unknown:
+        payments.call(service, "ResolveQuarantine", **decision)
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    run = payments.call(service, "StartReconciliation", actor=act["actor"])["reconciliation"]
+    assert payments.call(service, "GetReconciliation", id=run["id"])["reconciliation"]["id"] == run["id"]
+
+
+def _adjust(wallet: Outsider, user: str) -> None:
+    """One who has nothing gets points and gives them back."""
+    service = "aishop.wallet.v1.WalletService"
+    for points, left in (("7", "7"), ("-7", "0")):
+        adjustment = {"adjustment_id": str(uuid4()), "points": points, "reason": "x", "actor": str(uuid4())}
+        answer = wallet.call(service, "AdjustPoints", user_id=user, **adjustment)
+        assert (answer["transaction"]["amount"], answer["profile"]["points"]) == (points, left)
+    ledger = wallet.call(service, "ListTransactions", user_id=user)["items"]
+    assert [entry["type"] for entry in ledger] == ["TRANSACTION_TYPE_ADJUSTMENT"] * 2
+
+
 def _hold(wallet: Outsider, user: str) -> None:
     service = "aishop.wallet.v1.WalletService"
     assert wallet.call(service, "GetProfile", user_id=user)["profile"]["points"] == "0"
-    assert wallet.call(service, "ListTransactions", user_id=user)["items"] == []
     order = {"user_id": user, "order_id": str(uuid4())}
     with pytest.raises(grpc.RpcError) as refused:
         wallet.call(service, "ReservePoints", **order, points=1)

@@ -33,6 +33,46 @@ async def test_a_valid_token_names_the_customer(settings: GatewaySettings, make_
     assert await Authenticator(settings).verify(f"bearer  {token} ") == Customer(USER, "ada@example.com")
 
 
+async def test_app_metadata_makes_an_operator(settings: GatewaySettings, make_token: TokenMaker) -> None:
+    token = make_token(sub=USER, app_metadata={"role": "operator", "provider": "email"})
+    assert await Authenticator(settings).verify(f"Bearer {token}") == Customer(USER, "", is_operator=True)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"role": "operator"},
+        {"user_metadata": {"role": "operator"}},
+        {"user_metadata": {"app_metadata": {"role": "operator"}}},
+        {"user_role": "operator", "is_operator": True, "operator": True},
+        {"app_metadata": "operator"},
+        {"app_metadata": ["operator"]},
+        {"app_metadata": [["role", "operator"]]},
+        {"app_metadata": {"roles": ["operator"]}},
+        *(
+            {"app_metadata": {"role": role}}
+            for role in (
+                "Operator",
+                " operator",
+                "operator\0",
+                "admin",
+                "",
+                ["operator"],
+                {"operator": 1},
+                1,
+                True,
+            )
+        ),
+    ],
+    ids=str,
+)
+async def test_nothing_else_makes_an_operator(
+    settings: GatewaySettings, make_token: TokenMaker, claims: dict[str, object]
+) -> None:
+    assert not (await Authenticator(settings).verify(f"Bearer {make_token(**claims)}")).is_operator
+
+
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer ", "Basic YTpi", "Token x"])
 async def test_without_a_bearer_token_it_is_missing(
     settings: GatewaySettings, authorization: str | None

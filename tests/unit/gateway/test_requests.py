@@ -1,5 +1,6 @@
 """What bad input gets: a clear problem with a stable code, before any service is asked."""
 
+import json
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -86,6 +87,17 @@ async def test_a_points_checkout_that_is_not_valid_names_the_field(
     answer = await client.post("/api/checkout/points", json=body, headers=signed_in)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    "plan", [None, 0, 10**400, "", "a\x00b", "\u00e9", "x" * 65, ["monthly"], {}], ids=str
+)
+async def test_a_plan_that_cannot_be_one_is_refused(
+    client: httpx.AsyncClient, signed_in: dict[str, str], plan: object
+) -> None:
+    content = json.dumps({"planId": plan})
+    answer = await client.post("/api/subscriptions", content=content, headers=signed_in | JSON)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "planId")
 
 
 async def test_too_many_lines_are_refused(client: httpx.AsyncClient, signed_in: dict[str, str]) -> None:

@@ -1,5 +1,7 @@
 """What operators do over REST, that nobody else may, and that each of it is in the audit log."""
 
+import hmac
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -192,6 +194,23 @@ def leased(stack: RunningStack, event_id: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(change, [None, event_id])
+
+
+async def test_an_event_is_shown_as_it_was_signed(stack: RunningStack, operator: Customer) -> None:
+    """Text that no decoder gives back, and a number that no float holds."""
+    event_id = f"evt_{uuid4().hex}"
+    signed = (
+        f'{{"id":"{event_id}","object":"event","type":"nothing.we_know","created":{int(time.time())},'
+        r'"data":{"object":{"name":"half a pair: \ud800","number":1e999}}}'
+    )
+    moment = int(time.time())
+    secret = stack.file.stripe_webhook_secret.encode()
+    signature = hmac.new(secret, f"{moment}.{signed}".encode(), "sha256").hexdigest()
+    header = {"Stripe-Signature": f"t={moment},v1={signature}"}
+    assert (await operator.http.post("/api/webhooks/stripe", content=signed, headers=header)).is_success
+    shown = await operator.http.get(f"{EVENTS}/{event_id}")
+    assert shown.status_code == 200, shown.text
+    assert shown.text.endswith(f'"payload":{signed}}}')
 
 
 async def test_events_are_filtered_and_paged_from_the_newest_to_the_oldest(

@@ -13,11 +13,14 @@ from uuid import UUID
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.local import ports, tokens
 from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
 from deploy.local.logfiles import log_tail
+from deploy.local.operator import adjust, events, quarantine, reconcile, replay
+from deploy.local.operator.client import GatewayError
 from deploy.local.parts import ROOT, RealStripe, base_environment
 from deploy.local.stackfile import StackFile
 from deploy.local.supervisor import Options, Supervisor
@@ -156,6 +159,14 @@ def bench(
     raise typer.Exit(checkout.main(orders, customers, json_file))
 
 
+# What operators do on any deployment, over REST.
+app.command()(reconcile.reconcile)
+app.add_typer(events.app, name="events")
+app.command()(replay.replay)
+app.add_typer(quarantine.app, name="quarantine")
+app.command()(adjust.adjust)
+
+
 def _stack_file(path: Path) -> StackFile | None:
     """None when nothing is ready there; it goes away while we look when the stack stops."""
     try:
@@ -254,8 +265,8 @@ def main() -> None:
     """Runs the command; what the user can mend is one clear message, not a traceback."""
     try:
         app()
-    except (StackError, OSError, ValueError) as error:
-        err.print(f"[red]error:[/] {error}")
+    except (StackError, GatewayError, OSError, ValueError) as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -1,0 +1,81 @@
+"""`aishop events`: Stripe's events as they came, and what each has caused."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from deploy.local.operator.client import JSON, gateway_of, segment
+from deploy.local.operator.options import AsJson, Data, Limit, Since, Stack
+from deploy.local.operator.screen import out, print_json, print_table, time_cell
+
+PATH = "/api/admin/stripe/events"
+Type = Annotated[str | None, typer.Option("--type", help="A type; charge.* for all that begin so.")]
+Status = Annotated[
+    Literal["received", "processed", "ignored"] | None,
+    typer.Option("--status", help="received: it waits for its (next) turn."),
+]
+Search = Annotated[
+    str | None, typer.Option("--search", help="An event's, object's or payment intent's whole id.")
+]
+
+app = typer.Typer(no_args_is_help=True, help="Stripe's events: list them, show one with what it caused.")
+
+
+@app.command("list")
+def list_events(
+    type_: Type = None,
+    status: Status = None,
+    search: Search = None,
+    since: Since = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+    data: Data = None,
+    stack: Stack = None,
+) -> None:
+    """List events, the newest first."""
+    with gateway_of(data, stack) as gateway:
+        found = gateway.newest(PATH, limit=limit, type=type_, status=status, search=search, since=since)
+    if as_json:
+        print_json(found)
+    else:
+        print_events(found)
+
+
+@app.command()
+def show(
+    event_id: Annotated[str, typer.Argument(metavar="EVT_ID")],
+    as_json: AsJson = False,
+    data: Data = None,
+    stack: Stack = None,
+) -> None:
+    """Show one event: its state, what it caused, and what Stripe sent."""
+    with gateway_of(data, stack) as gateway:
+        event = gateway.get(f"{PATH}/{segment(event_id)}")
+    if as_json:
+        print_json(event)
+        return
+    print_events([event])
+    if event["effects"]:
+        caused = ((effect["kind"], effect["id"], effect["change"]) for effect in event["effects"])
+        print_table(("caused", "id", "change"), caused)
+    else:
+        out.print("it caused nothing")
+    print_json(event["payload"])
+
+
+def print_events(found: list[JSON]) -> None:
+    print_table(
+        ("event", "type", "status", "attempts", "received", "about", "error"),
+        (
+            (
+                event["id"],
+                event["type"],
+                event["status"],
+                event["attempts"],
+                time_cell(event["receivedAt"]),
+                event["objectId"],
+                event["error"],
+            )
+            for event in found
+        ),
+    )

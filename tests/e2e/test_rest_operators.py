@@ -198,12 +198,11 @@ def leased(stack: RunningStack, event_id: str) -> Iterator[None]:
 
 async def test_an_event_is_shown_as_it_was_signed(stack: RunningStack, operator: Customer) -> None:
     """Text that no decoder gives back, and a number that no float holds."""
-    event_id = f"evt_{uuid4().hex}"
+    event_id, moment = f"evt_{uuid4().hex}", int(time.time())
     signed = (
-        f'{{"id":"{event_id}","object":"event","type":"nothing.we_know","created":{int(time.time())},'
+        f'{{"id":"{event_id}","object":"event","type":"nothing.we_know","created":{moment},'
         r'"data":{"object":{"name":"half a pair: \ud800","number":1e999}}}'
     )
-    moment = int(time.time())
     secret = stack.file.stripe_webhook_secret.encode()
     signature = hmac.new(secret, f"{moment}.{signed}".encode(), "sha256").hexdigest()
     header = {"Stripe-Signature": f"t={moment},v1={signature}"}

@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export UV_LINK_MODE ?= copy
+# Compiled once here, not by every process that starts; ours is compiled when it is first run.
+export UV_COMPILE_BYTECODE ?= 1
+unexport PYTHONDONTWRITEBYTECODE
 SETUP := .venv/.setup
 # The tests wait for real servers more than they compute: three at once suit two cores.
 TEST_WORKERS ?= 3

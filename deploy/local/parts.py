@@ -236,7 +236,7 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 def base_environment() -> dict[str, str]:
     """What every child inherits: enough to run, nothing of the caller's settings."""
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "LOG_LEVEL")
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "LOG_LEVEL", "RELAY_POLL_SECONDS")
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -28,7 +28,6 @@ log = logs.get(__name__)
 # Any number: it names the relay's lock inside one database.
 _RELAY_LOCK = 4_712
 _BATCH = 100
-_POLL_SECONDS = 0.02
 _ACK_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 _STANDBY_SECONDS = 1.0
@@ -53,10 +52,11 @@ class _Unsent:
 class Relay:
     """`run()` is a background task of the service; `wake()` spares a fresh event the poll."""
 
-    def __init__(self, *, database_url: SecretStr, bus: Bus, source: str) -> None:
+    def __init__(self, *, database_url: SecretStr, bus: Bus, source: str, poll_seconds: float) -> None:
         self._database_url = database_url
         self._bus = bus
         self._source = source
+        self._poll_seconds = poll_seconds
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -90,7 +90,7 @@ class Relay:
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), _POLL_SECONDS)
+            await asyncio.wait_for(self._woken.wait(), self._poll_seconds)
 
     async def _publish_batch(self, connection: _Connection, jetstream: JetStreamContext) -> int:
         async with connection.cursor(row_factory=class_row(_Unsent)) as cursor:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -27,6 +27,8 @@ class ServiceSettings(ProcessSettings):
     database_pool_size: int = 10
     nats_url: SecretStr
     grpc_listen: str
+    # How soon a fact is published whose commit nobody here was told of; other commits wake the relay.
+    relay_poll_seconds: float = Field(default=0.02, gt=0)
     # host:port of /metrics for Prometheus; none when empty.
     metrics_listen: str = ""
     # kid:base64url(32 bytes)[,kid:…]; the first one encrypts, all of them decrypt.

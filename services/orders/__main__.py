@@ -42,7 +42,12 @@ async def serve(settings: OrdersSettings) -> None:
         name=NAME,
     )
     bus = Bus(settings.nats_url, name=NAME, stream="ORDERS")
-    relay = Relay(database_url=settings.database_worker_url, bus=bus, source=NAME)
+    relay = Relay(
+        database_url=settings.database_worker_url,
+        bus=bus,
+        source=NAME,
+        poll_seconds=settings.relay_poll_seconds,
+    )
     keyring = Keyring(settings.data_encryption_keys)
     mailer = Mailer(
         database,

@@ -45,7 +45,12 @@ async def serve(settings: Settings) -> None:
     )
     keyring = Keyring(settings.data_encryption_keys)
     bus = Bus(settings.nats_url, name="payments", stream="PAYMENTS")
-    relay = Relay(database_url=settings.database_worker_url, bus=bus, source="payments")
+    relay = Relay(
+        database_url=settings.database_worker_url,
+        bus=bus,
+        source="payments",
+        poll_seconds=settings.relay_poll_seconds,
+    )
     looker = Looker(database=database, stripe=stripe)
     opener = Opener(database=database, stripe=stripe, keyring=keyring, after_commit=relay.wake)
     closer = Closer(database=database, stripe=stripe, opener=opener, looker=looker)

@@ -28,7 +28,12 @@ async def serve(settings: WalletSettings) -> None:
         name="wallet",
     )
     bus = Bus(settings.nats_url, name="wallet", stream="WALLET")
-    relay = Relay(database_url=settings.database_worker_url, bus=bus, source="wallet")
+    relay = Relay(
+        database_url=settings.database_worker_url,
+        bus=bus,
+        source="wallet",
+        poll_seconds=settings.relay_poll_seconds,
+    )
     consumers = [Consumer(of, bus=bus, database=database, after_commit=relay.wake) for of in SUBSCRIPTIONS]
     overdue = OverdueHolds(database=database, relay=relay, ask_again_seconds=settings.hold_ask_again_seconds)
     server = GrpcServer(settings.grpc_listen)

@@ -33,7 +33,7 @@ async def running(relay: Relay) -> AsyncIterator[None]:
 
 
 def relay_of(url: str, bus: Bus) -> Relay:
-    return Relay(database_url=SecretStr(url), bus=bus, source="test")
+    return Relay(database_url=SecretStr(url), bus=bus, source="test", poll_seconds=0.02)
 
 
 async def count(jetstream: JetStreamContext, stream: str) -> int:

@@ -40,7 +40,7 @@ down: setup ## Stop a detached shop
 	@$(BIN)/aishop down
 
 test: setup ## Every test, on real servers
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS)
 
 bench: setup ## Orders per second and CPU per order, beside pgbench
 	@$(BIN)/aishop bench

@@ -1,12 +1,30 @@
 """The servers and the whole stack that tests share; each is started when first asked for."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
+from xdist.remote import Producer
 
 from deploy.local.ephemeral import RunningStack, running_stack
+from tests.support.groups import GroupScheduling, group_of, place_of
 from tests.support.servers import Servers
+
+# Up to thirty services wait beside the one under test; at fifty looks a second into its outbox each would
+# take 3 % of a core. Who commits wakes the relay, so that nothing waits for this.
+os.environ["RELAY_POLL_SECONDS"] = "0.25"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order in which the workers take groups of tests."""
+    items.sort(key=lambda item: place_of(group_of(item.nodeid)))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
+    """Whatever `--dist` says."""
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

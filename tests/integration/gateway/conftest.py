@@ -143,7 +143,7 @@ async def _spawn(log: Path, environment: dict[str, str]) -> Gateway:
 
 
 async def _until_alive(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with suppress(httpx.TransportError):
                 if (await http.get("/healthz")).status_code == 200:

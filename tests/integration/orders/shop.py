@@ -267,7 +267,7 @@ async def connected(
 ) -> AsyncIterator[Shop]:
     """A client of an orders service that is starting."""
     async with grpc_client.channel(address) as channel:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await channel.channel_ready()
         yield Shop(
             address,

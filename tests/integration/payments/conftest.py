@@ -264,7 +264,7 @@ async def payments_running(
             grpc.aio.insecure_channel(started.grpc_address) as channel,
             httpx.AsyncClient(base_url=started.webhook_origin) as http,
         ):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await channel.channel_ready()
             yield Payments(
                 payments_pb2_grpc.PaymentsServiceStub(channel),

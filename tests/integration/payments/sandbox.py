@@ -107,7 +107,7 @@ def sandbox_running(address: str, webhooks: str, data: Path) -> Iterator[None]:
 
 
 async def until_healthy(http: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 (await http.get("/healthz")).raise_for_status()

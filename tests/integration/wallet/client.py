@@ -235,7 +235,7 @@ class Wallet:
 async def connected(process: WalletProcess, address: str, jetstream: JetStreamContext) -> Wallet:
     """A client of a wallet that is starting."""
     channel = grpc_client.channel(address)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await channel.channel_ready()
     stub = wallet_pb2_grpc.WalletServiceStub(channel)
     return Wallet(stub, jetstream, process.servers.admin_url("wallet"))

@@ -1,4 +1,7 @@
-"""The operator's command, `aishop`. Each command is one screen of code here and a module behind it."""
+"""The operator's command, `aishop`. Each command is one screen of code here and a module behind it.
+
+A command loads what it needs when it is called: most of them are over before gRPC would be loaded.
+"""
 
 import asyncio
 import os
@@ -8,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -16,14 +19,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deploy.local import ports, tokens
+from deploy.local import ports
 from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
 from deploy.local.logfiles import log_tail
 from deploy.local.operator import adjust, events, quarantine, reconcile, replay
 from deploy.local.operator.client import GatewayError
-from deploy.local.parts import ROOT, RealStripe, base_environment
 from deploy.local.stackfile import StackFile
-from deploy.local.supervisor import Options, Supervisor
+
+if TYPE_CHECKING:
+    from deploy.local.parts import RealStripe
+    from deploy.local.supervisor import Options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +63,8 @@ def up(
     servers_only: Annotated[bool, typer.Option("--servers-only", help="Postgres and NATS alone.")] = False,
 ) -> None:
     """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
+    from deploy.local.supervisor import Options, Supervisor
+
     supervisor = living_supervisor(data)
     if supervisor is not None:
         running = _stack_file(data)
@@ -120,6 +127,8 @@ def token(
     stack: Stack = None,
 ) -> None:
     """Print a JWT for a customer, as Supabase would issue it."""
+    from deploy.local import tokens
+
     secret = os.environ.get("AUTH_JWT_SECRET") or StackFile.read(stack or data).auth_jwt_secret
     out.print(
         tokens.mint(secret=secret, user_id=user, email=email, operator=operator, ttl_seconds=ttl_seconds),
@@ -175,8 +184,10 @@ def _stack_file(path: Path) -> StackFile | None:
         return None
 
 
-def _real_stripe() -> RealStripe | None:
+def _real_stripe() -> "RealStripe | None":
     """Stripe itself when its key is set. Without the webhook secret the shop runs, and refuses webhooks."""
+    from deploy.local.parts import RealStripe
+
     key = os.environ.get("STRIPE_SECRET_KEY")
     if not key:
         return None
@@ -187,8 +198,10 @@ def _real_stripe() -> RealStripe | None:
     return RealStripe(key, secret)
 
 
-def _start_detached(options: Options) -> None:
+def _start_detached(options: "Options") -> None:
     """The same command in a session of its own, with a log file and no pipe of ours."""
+    from deploy.local.parts import ROOT, base_environment
+
     (options.data / "logs").mkdir(parents=True, exist_ok=True)
     log = options.data / "logs" / "supervisor.log"
     arguments = ["up", "--data", str(options.data.resolve()), "--port-offset", str(options.port_offset)]

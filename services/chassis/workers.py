@@ -1,9 +1,8 @@
-"""Background work: loops that are woken or tick, and the tasks of a running service."""
+"""Background work: loops that are woken or tick."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import psycopg
 from sqlalchemy.exc import DBAPIError
@@ -12,13 +11,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from services.chassis import logs
 from services.chassis.errors import DomainError
 
-# A service runs its workers until then. The gateway has none, and takes it without their libraries.
+# What has no workers takes these two from their own modules, without the database's libraries.
 from services.chassis.signals import run_until_signal as run_until_signal
+from services.chassis.tasks import background as background
 
 log = logs.get(__name__)
 
 _FAILURE_PAUSE_SECONDS = 1.0
-_CANCEL_AGAIN_SECONDS = 0.5
 
 
 class Worker:
@@ -58,26 +57,3 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._tick_seconds)
                 await asyncio.sleep(self._linger_seconds)
-
-
-@asynccontextmanager
-async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs the coroutines beside the block and cancels them at its end.
-
-    One that ends by itself is a defect: the whole block fails with it, and the supervisor restarts us.
-    """
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(coroutine) for coroutine in work]
-        try:
-            yield
-        finally:
-            await _cancel(tasks)
-
-
-async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancels again what swallowed its cancellation: wait_for does so until Python 3.12, nats-py uses it."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)

@@ -10,7 +10,7 @@ from deploy.local.mailbox.store import Store
 from deploy.local.mailbox.web import application
 from services.chassis import logs
 from services.chassis.http_server import serving
-from services.chassis.workers import run_until_signal
+from services.chassis.signals import run_until_signal
 
 _STOP_SECONDS = 1
 log = logs.get(__name__)

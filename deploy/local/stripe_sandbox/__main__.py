@@ -10,7 +10,8 @@ from deploy.local.stripe_sandbox.sandbox import build
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from services.chassis import logs
 from services.chassis.http_server import serving
-from services.chassis.workers import background, run_until_signal
+from services.chassis.signals import run_until_signal
+from services.chassis.tasks import background
 
 _STOP_SECONDS = 1
 log = logs.get(__name__)

@@ -31,8 +31,6 @@ log = logs.get(__name__)
 _BATCH = 50
 _AT_ONCE = 4
 _FETCH_SECONDS = 5.0
-# A message whose handler died with its process comes again after this.
-_ACK_WAIT_SECONDS = 10
 _MAX_DELAY_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
 _ALERT_AFTER = 10
@@ -61,11 +59,14 @@ class Consumer:
         bus: Bus,
         database: Database,
         after_commit: Callable[[], None],
+        ack_wait_seconds: float,
     ) -> None:
+        """A message whose handler died with its process comes again after `ack_wait_seconds`."""
         self._of = subscription
         self._bus = bus
         self._database = database
         self._after_commit = after_commit
+        self._ack_wait_seconds = ack_wait_seconds
 
     async def run(self) -> None:
         jetstream = await self._bus.connected()
@@ -77,16 +78,20 @@ class Consumer:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _pull(self, jetstream: JetStreamContext) -> None:
-        subscription = await jetstream.pull_subscribe(
-            self._of.subject,
-            durable=self._of.durable,
-            stream=self._of.stream,
-            config=ConsumerConfig(
+        # Makes the durable or changes it: a subscription alone keeps what one of an earlier start was told.
+        await jetstream.add_consumer(
+            self._of.stream,
+            ConsumerConfig(
+                durable_name=self._of.durable,
+                filter_subject=self._of.subject,
                 ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=_ACK_WAIT_SECONDS,
+                ack_wait=self._ack_wait_seconds,
                 max_deliver=-1,
                 max_ack_pending=1000,
             ),
+        )
+        subscription = await jetstream.pull_subscribe(
+            self._of.subject, durable=self._of.durable, stream=self._of.stream
         )
         try:
             while True:

@@ -29,6 +29,8 @@ class ServiceSettings(ProcessSettings):
     grpc_listen: str
     # How soon a fact is published whose commit nobody here was told of; other commits wake the relay.
     relay_poll_seconds: float = Field(default=0.02, gt=0)
+    # How soon a fact comes again whose handler died with its process.
+    consumer_ack_wait_seconds: float = Field(default=10, ge=1)
     # host:port of /metrics for Prometheus; none when empty.
     metrics_listen: str = ""
     # kid:base64url(32 bytes)[,kid:…]; the first one encrypts, all of them decrypt.

@@ -82,7 +82,13 @@ async def serve(settings: OrdersSettings) -> None:
         runner.wake()
 
     consumers = [
-        Consumer(each, bus=bus, database=database, after_commit=wake_everyone)
+        Consumer(
+            each,
+            bus=bus,
+            database=database,
+            after_commit=wake_everyone,
+            ack_wait_seconds=settings.consumer_ack_wait_seconds,
+        )
         for each in events.subscriptions()
     ]
     checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds)

@@ -57,7 +57,13 @@ async def serve(settings: Settings) -> None:
     refunder = Refunder(database=database, stripe=stripe, looker=looker, after_commit=relay.wake)
     handling = Worker(
         "events.handle",
-        EventWorker(database=database, keyring=keyring, looker=looker, after_commit=relay.wake).handle_batch,
+        EventWorker(
+            database=database,
+            keyring=keyring,
+            looker=looker,
+            lease_seconds=settings.event_lease_seconds,
+            after_commit=relay.wake,
+        ).handle_batch,
         tick_seconds=events.TICK_SECONDS,
     )
     reconciler = Reconciler(

@@ -69,17 +69,24 @@ class EventWorker:
     """Turns stored events into state and facts."""
 
     def __init__(
-        self, *, database: Database, keyring: Keyring, looker: Looker, after_commit: Callable[[], None]
+        self,
+        *,
+        database: Database,
+        keyring: Keyring,
+        looker: Looker,
+        lease_seconds: float,
+        after_commit: Callable[[], None],
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._looker = looker
+        self._lease_seconds = lease_seconds
         self._after_commit = after_commit
 
     async def handle_batch(self) -> bool:
         """Handles events that are due; True when there may be more."""
         async with self._database.worker() as connection:
-            claimed = await events.claim_events(connection, limit=_BATCH)
+            claimed = await events.claim_events(connection, limit=_BATCH, lease_seconds=self._lease_seconds)
         await asyncio.gather(*(self._settle(event) for event in claimed))
         return len(claimed) == _BATCH
 

@@ -18,8 +18,6 @@ ATTEMPT_LIFETIME = timedelta(minutes=10)
 # Stripe refuses sessions that live for less than 30 minutes; the rest is for the way and for clocks.
 SHORTEST_SESSION = timedelta(minutes=31)
 LEASE = timedelta(seconds=10)
-# An event may take several calls to Stripe.
-EVENT_LEASE = timedelta(seconds=30)
 # Stripe's own `expired` event comes within this time of the session's end, if it comes at all.
 OVERDUE_GRACE = timedelta(seconds=60)
 

@@ -12,6 +12,9 @@ class Settings(ServiceSettings):
     stripe_api_base: str = "https://api.stripe.com"
     # host:port of the webhook endpoint.
     webhook_listen: str
+    # How long a worker may be silent about an event before another takes it over: reading one may take
+    # several calls to Stripe.
+    event_lease_seconds: float = 30.0
     # How often payments compares itself with Stripe.
     reconcile_seconds: int = 300
     # Origin of the shop's pages: Stripe sends the customer back there.

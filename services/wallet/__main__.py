@@ -34,7 +34,16 @@ async def serve(settings: WalletSettings) -> None:
         source="wallet",
         poll_seconds=settings.relay_poll_seconds,
     )
-    consumers = [Consumer(of, bus=bus, database=database, after_commit=relay.wake) for of in SUBSCRIPTIONS]
+    consumers = [
+        Consumer(
+            of,
+            bus=bus,
+            database=database,
+            after_commit=relay.wake,
+            ack_wait_seconds=settings.consumer_ack_wait_seconds,
+        )
+        for of in SUBSCRIPTIONS
+    ]
     overdue = OverdueHolds(database=database, relay=relay, ask_again_seconds=settings.hold_ask_again_seconds)
     server = GrpcServer(settings.grpc_listen)
     server.add(

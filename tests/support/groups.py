@@ -8,7 +8,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 # The longest first: what is begun last decides when all is done.
 _FIRST = (
-    "tests/chaos/test_crash_walk.py",
+    "tests/chaos/test_crash_walk_of_money.py",
+    "tests/chaos/test_crash_walk_of_orders.py",
     "tests/integration/payments",
     "tests/chaos/test_outages.py",
     "tests/integration/local/test_stack.py",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, literal, select, update
@@ -13,7 +13,6 @@ from services.chassis.ids import uuid7
 from services.payments.errors import LeaseLost
 from services.payments.findings import Effect
 from services.payments.models import stripe_events
-from services.payments.rules import EVENT_LEASE
 
 _MAX_ERROR_LENGTH = 500
 
@@ -58,7 +57,9 @@ async def receive_event(connection: AsyncConnection, envelope: Envelope, *, seal
     return stored is not None
 
 
-async def claim_events(connection: AsyncConnection, *, limit: int) -> Sequence[ClaimedEvent]:
+async def claim_events(
+    connection: AsyncConnection, *, limit: int, lease_seconds: float
+) -> Sequence[ClaimedEvent]:
     """Leases events that are due, the longest waiting first."""
     due = (
         select(stripe_events.c.id)
@@ -72,7 +73,9 @@ async def claim_events(connection: AsyncConnection, *, limit: int) -> Sequence[C
         update(stripe_events)
         .where(stripe_events.c.id.in_(due))
         .values(
-            lease_token=token, lease_until=func.now() + EVENT_LEASE, attempts=stripe_events.c.attempts + 1
+            lease_token=token,
+            lease_until=func.now() + timedelta(seconds=lease_seconds),
+            attempts=stripe_events.c.attempts + 1,
         )
         .returning(
             stripe_events.c.id,

@@ -42,10 +42,16 @@ class Effects:
 
 @asynccontextmanager
 async def consuming(
-    bus: Bus, database: Database, stream: str, handle: Handler
+    bus: Bus, database: Database, stream: str, handle: Handler, *, ack_wait_seconds: float = 10
 ) -> AsyncIterator[Subscription]:
     subscription = Subscription(stream, f"{stream.lower()}.a.b", "test__thing", StringValue, handle)
-    consumer = Consumer(subscription, bus=bus, database=database, after_commit=lambda: None)
+    consumer = Consumer(
+        subscription,
+        bus=bus,
+        database=database,
+        after_commit=lambda: None,
+        ack_wait_seconds=ack_wait_seconds,
+    )
     task = asyncio.create_task(consumer.run())
     try:
         yield subscription
@@ -160,3 +166,21 @@ async def test_a_new_consumer_goes_on_where_the_old_one_stopped(
     async with consuming(bus, database, stream, second.handle):
         await eventually(lambda: effects(url, "one", "two"), "the second took effect")
     assert second.calls == 1
+
+
+async def test_a_durable_of_an_earlier_start_is_told_what_was_set_since(
+    url: str, bus: Bus, database: Database, jetstream: JetStreamContext, stream: str
+) -> None:
+    async def at_work(ack_wait_seconds: float, note: str) -> None:
+        handle = Effects().handle
+        async with consuming(bus, database, stream, handle, ack_wait_seconds=ack_wait_seconds):
+            await publish(jetstream, stream, note)
+            await eventually(lambda: _taken(url, note), f"{note} took effect")
+
+    await at_work(10, "one")
+    await at_work(2, "two")
+    assert (await jetstream.consumer_info(stream, "test__thing")).config.ack_wait == 2
+
+
+async def _taken(url: str, note: str) -> bool:
+    return rows(url, "SELECT count(*) FROM effects WHERE note = %s", note) == [(1,)]

@@ -177,7 +177,7 @@ async def test_an_event_is_finished_by_whoever_holds_its_lease(database: Databas
     async with database.worker() as connection:
         assert await events.receive_event(connection, event, sealed_payload=b"")
         assert not await events.receive_event(connection, event, sealed_payload=b"")
-        claimed = await events.claim_events(connection, limit=1000)
+        claimed = await events.claim_events(connection, limit=1000, lease_seconds=30)
         [late] = [one for one in claimed if one.id == event.id]
         holder = replace(late, lease_token=uuid4())
         await connection.execute(

@@ -1,0 +1,50 @@
+"""A crash of wallet or payments at every boundary of an order and of a purchase: see walking.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.ephemeral import RunningStack, running_stack
+from tests.chaos.walking import Flow, card_order, points_order, points_purchase, walk
+
+WALLET = (
+    "wallet.reserved.writing",
+    "wallet.reserved.committed",
+    "wallet.captured.writing",
+    "wallet.captured.committed",
+    "consumer.wallet__grant.handled",
+    "consumer.wallet__grant.committed",
+)
+PAYMENTS = (
+    "payments.checkout.written",
+    "payments.stripe.session_created",
+    "payments.checkout.opened",
+    "payments.event.received",
+    "payments.event.applied",
+    "payments.event.committed",
+    "relay.sent",
+    "relay.acknowledged",
+)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[RunningStack]:
+    with running_stack() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("part", "points", "flow", "seconds"),
+    [
+        pytest.param("wallet", WALLET[:4], points_order, 30.0, id="wallet-under-an-order"),
+        pytest.param("wallet", WALLET[4:], points_purchase, 30.0, id="wallet-under-a-purchase"),
+        pytest.param("payments", PAYMENTS, points_purchase, 60.0, id="payments-under-a-purchase"),
+        pytest.param("payments", PAYMENTS[:6], card_order, 60.0, id="payments-under-a-card-order"),
+    ],
+)
+@pytest.mark.timeout(300)
+async def test_a_crash_of_whoever_keeps_the_money_leaves_nothing_lost_doubled_or_stuck(
+    stack: RunningStack, tmp_path: Path, part: str, points: tuple[str, ...], flow: Flow, seconds: float
+) -> None:
+    await walk(stack, tmp_path / "fired", part, points, flow, seconds)

@@ -3,7 +3,6 @@
 A command loads what it needs when it is called: most of them are over before gRPC would be loaded.
 """
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -63,6 +62,8 @@ def up(
     servers_only: Annotated[bool, typer.Option("--servers-only", help="Postgres and NATS alone.")] = False,
 ) -> None:
     """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
+    import asyncio
+
     from deploy.local.supervisor import Options, Supervisor
 
     supervisor = living_supervisor(data)

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from deploy.local import postgres
 from deploy.local.ports import HOST
 from deploy.local.secret_store import Secrets
-from deploy.postgres.bootstrap import SERVICES, role
+from deploy.postgres.roles import SERVICES, role
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PROBE_SECONDS = 1.0

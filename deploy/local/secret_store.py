@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from deploy.postgres.bootstrap import LOGINS, SERVICES, role
+from deploy.postgres.roles import LOGINS, SERVICES, role
 
 
 class Secrets(BaseModel):

@@ -27,7 +27,8 @@ from deploy.local.keeper import Kept, end_process, spawn
 from deploy.local.parts import Part, Plan, RealStripe
 from deploy.local.secret_store import load_or_draw
 from deploy.local.stackfile import NAME, StackFile
-from deploy.postgres.bootstrap import SERVICES, bootstrap
+from deploy.postgres.bootstrap import bootstrap
+from deploy.postgres.roles import SERVICES
 
 _ONE_SHOT_SECONDS = 10.0
 _NO_SANDBOX = "https://api.stripe.com"

@@ -10,12 +10,7 @@ from collections.abc import Mapping
 import psycopg
 from psycopg import sql
 
-SERVICES = ("wallet", "orders", "payments")
-LOGINS = ("owner", "app", "worker")
-
-
-def role(service: str, login: str) -> str:
-    return f"{service}_{login}"
+from deploy.postgres.roles import LOGINS, SERVICES, role
 
 
 def bootstrap(admin_url: str, passwords: Mapping[str, str]) -> None:

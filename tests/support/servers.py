@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from deploy.local.ephemeral import RunningStack
 from deploy.local.secret_store import load_or_draw
-from deploy.postgres.bootstrap import role
+from deploy.postgres.roles import role
 
 
 @dataclass(frozen=True)

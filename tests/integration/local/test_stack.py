@@ -20,7 +20,7 @@ from deploy.local import ports
 from deploy.local.ephemeral import RunningStack, is_gone, running_stack, wait_until
 from deploy.local.parts import ROOT
 from deploy.local.stackfile import StackFile
-from deploy.postgres.bootstrap import LOGINS, SERVICES, role
+from deploy.postgres.roles import LOGINS, SERVICES, role
 from tests.support.servers import Servers
 
 _SECONDS = 40.0

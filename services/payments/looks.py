@@ -85,8 +85,7 @@ class Looker:
 
     async def subscription_changed(self, fields: Fields) -> Findings:
         """Only its id is read: the payload may be old."""
-        subscription_id = stripe_objects.reference({"subscription": fields}, "subscription")
-        return [await self.subscription(subscription_id)] if subscription_id else []
+        return [await self.subscription(stripe_objects.parse_id(fields, "subscription"))]
 
     async def refunds(self, intent_id: str) -> RefundsFound:
         observed_at = await self._now()

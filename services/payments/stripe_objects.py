@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+_BEYOND_BIGINT = 1 << 63
+
 
 class Malformed(ValueError):
     """Stripe's object is not of the shape that its API promises."""
@@ -190,6 +192,12 @@ def parse_subscription(fields: Fields) -> Subscription:
     )
 
 
+def parse_id(fields: Fields, kind: str) -> str:
+    """The id alone, of an object of this kind."""
+    _check_kind(fields, kind)
+    return _required(fields, "id")
+
+
 def parse_paid_by(fields: Fields) -> str | None:
     """The payment intent of an invoice_payment; None when it was paid in another way."""
     _check_kind(fields, "invoice_payment")
@@ -209,9 +217,13 @@ def _check_kind(fields: Fields, kind: str) -> None:
 
 def _optional(fields: Fields, name: str) -> str | None:
     value = fields.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    raise Malformed(f"{name} is not a string")
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise Malformed(f"{name} is not a string")
+    if _storable(value) != value:
+        raise Malformed(f"{name} is not text")
+    return value
 
 
 def _required(fields: Fields, name: str) -> str:
@@ -225,6 +237,8 @@ def _amount(fields: Fields, name: str) -> int:
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
         raise Malformed(f"{name} is not a whole number")
+    if not 0 <= value < _BEYOND_BIGINT:
+        raise Malformed(f"{name} is out of range")
     return value
 
 
@@ -244,4 +258,9 @@ def _metadata(fields: Fields) -> Metadata:
     value = fields.get("metadata") or {}
     if not isinstance(value, Mapping):
         raise Malformed("metadata is not an object")
-    return {str(name): str(value) for name, value in value.items()}
+    return {_storable(str(name)): _storable(str(value)) for name, value in value.items()}
+
+
+def _storable(text: str) -> str:
+    """With a ? for what JSON can say and Postgres cannot keep: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "?").encode(errors="replace").decode()

@@ -112,11 +112,14 @@ class EventWorker:
             self._after_commit()
 
     async def _read(self, event: ClaimedEvent) -> Findings | None:
-        """None for a type that this shop has no use for."""
+        """None for what this shop has no use for: other types, and what happened at a connected account,
+        whose owner may write our metadata on payments of their own."""
         reader = READERS.get(event.type)
         if reader is None:
             return None
         payload = json.loads(self._keyring.open(event.payload, place=payload_place(event.id)))
+        if payload.get("account") is not None:
+            return None
         return await reader(self._looker, _object_of(payload))
 
     async def _apply(self, connection: AsyncConnection, found: Findings | None) -> Outcome:

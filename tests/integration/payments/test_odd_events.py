@@ -121,6 +121,16 @@ async def test_of_a_name_that_comes_twice_the_last_counts(payments: Payments) ->
     assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_PROCESSING
 
 
+async def test_what_happens_at_a_connected_account_is_not_ours(payments: Payments) -> None:
+    """Its owner may write our metadata on what it was paid itself."""
+    checkout, session = await _paid(payments, {})
+    event_id = f"evt_{uuid4().hex}"
+    event = json.loads(event_body(event_id, COMPLETED, session)) | {"account": "acct_1"}
+    assert (await payments.post(json.dumps(event).encode())).status_code == 200
+    assert (await payments.settled(event_id))["status"] == "ignored"
+    assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_OPEN
+
+
 async def test_a_payment_of_a_user_that_nobody_knows_is_parked(payments: Payments) -> None:
     nobody = {"user_id": "nobody", "points_amount": "550", "checkout_id": str(uuid4())}
     _, session = await _paid(payments, {"client_reference_id": None, "metadata": nobody})

@@ -127,7 +127,7 @@ def news_of(session: Session, *, payment_failed: bool = False) -> Status:
     """The state that a session stands for. A delayed payment that failed leaves the session as it was
     (`complete`, `unpaid`), so that only the event's type tells it from one under way."""
     if session.status == "complete":
-        if session.payment_status == "paid":
+        if session.payment_status in _NOTHING_DUE:
             return Status.PAID
         return Status.FAILED if payment_failed else Status.PROCESSING
     if session.status == "open" and not session.url:
@@ -136,6 +136,10 @@ def news_of(session: Session, *, payment_failed: bool = False) -> Status:
         return {"open": Status.OPEN, "expired": Status.EXPIRED}[session.status]
     except KeyError:
         raise Malformed("status is none of open, complete, expired") from None
+
+
+# A session that was free is over as a paid one is; of a checkout of ours its amount is wrong.
+_NOTHING_DUE = ("paid", "no_payment_required")
 
 
 def as_id(text: str | None) -> UUID | None:

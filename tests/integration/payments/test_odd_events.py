@@ -131,6 +131,17 @@ async def test_what_happens_at_a_connected_account_is_not_ours(payments: Payment
     assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_OPEN
 
 
+async def test_a_session_that_was_free_is_parked_and_ends_its_checkout(payments: Payments) -> None:
+    """A coupon of 100 % that somebody put on it at Stripe: nobody pays, and nobody waits for money."""
+    free = {"payment_status": "no_payment_required", "amount_total": 0, "payment_intent": None}
+    checkout, session = await _paid(payments, free)
+    await payments.deliver(COMPLETED, session)
+    [parked] = await payments.sql("SELECT * FROM quarantine WHERE checkout_id = %s", checkout.id)
+    assert (parked["reason"], parked["amount_cents"]) == ("amount_mismatch", 0)
+    assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_FAILED
+    assert await _grants(payments, checkout.id) == []
+
+
 async def test_a_payment_of_a_user_that_nobody_knows_is_parked(payments: Payments) -> None:
     nobody = {"user_id": "nobody", "points_amount": "550", "checkout_id": str(uuid4())}
     _, session = await _paid(payments, {"client_reference_id": None, "metadata": nobody})

@@ -98,6 +98,7 @@ def test_nothing_leads_back_to_creating() -> None:
         ("complete", "unpaid", True, Status.FAILED),
         ("complete", "paid", False, Status.PAID),
         ("complete", "paid", True, Status.PAID),
+        ("complete", "no_payment_required", False, Status.PAID),
     ],
 )
 def test_a_session_stands_for_one_state(

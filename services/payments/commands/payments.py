@@ -15,6 +15,7 @@ from services.payments.findings import OLD_NEWS, Effect, Outcome, Settlement
 from services.payments.models import payments, quarantine
 from services.payments.queries import PAYMENT_COLUMNS, as_payment
 from services.payments.rules import Checkout, Paid, Payment, Standing, as_id
+from services.payments.stripe_objects import Malformed
 
 log = logs.get(__name__)
 
@@ -59,26 +60,47 @@ async def park(connection: AsyncConnection, paid: Paid, *, reason: str, checkout
     payment = await _insert_parked(connection, paid, checkout) if is_whole else None
     if is_whole and payment is None:
         return OLD_NEWS
-    parked = await connection.scalar(
-        insert(quarantine)
-        .values(
-            session_id=paid.session_id,
-            payment_intent_id=paid.payment_intent_id,
-            invoice_id=paid.invoice_id,
-            payment_id=payment.id if payment else None,
-            checkout_id=checkout.id if checkout else None,
-            amount_cents=paid.amount_cents,
-            currency=paid.currency,
-            metadata=dict(paid.metadata),
-            reason=reason,
-        )
-        .on_conflict_do_nothing()
-        .returning(quarantine.c.id)
+    parked = await _quarantine(
+        connection,
+        session_id=paid.session_id,
+        payment_intent_id=paid.payment_intent_id,
+        invoice_id=paid.invoice_id,
+        payment_id=payment.id if payment else None,
+        checkout_id=checkout.id if checkout else None,
+        amount_cents=paid.amount_cents,
+        currency=paid.currency,
+        metadata=dict(paid.metadata),
+        reason=reason,
     )
     if parked is None:
         return OLD_NEWS
     log.error("payment.quarantined", quarantine_id=str(parked), reason=reason)
     return Outcome(Settlement.QUARANTINED, (Effect("quarantine", str(parked), reason),))
+
+
+async def _quarantine(connection: AsyncConnection, **values: Any) -> UUID | None:
+    """None when the session stands there. One that named no payment the first time is told of it now, and
+    waits for an operator again."""
+    statement = insert(quarantine).values(**values)
+    told = statement.excluded
+    parked: UUID | None = await connection.scalar(
+        statement.on_conflict_do_update(
+            constraint="quarantine_session_id_key",
+            set_={
+                "payment_id": told.payment_id,
+                "payment_intent_id": told.payment_intent_id,
+                "amount_cents": told.amount_cents,
+                "currency": told.currency,
+                "reason": told.reason,
+                "status": "parked",
+                "resolved_at": None,
+            },
+            where=quarantine.c.payment_id.is_(None) & told.payment_id.is_not(None),
+        ).returning(quarantine.c.id)
+    )
+    if parked is None and values["payment_id"] is not None:
+        raise Malformed("a session has two payments")
+    return parked
 
 
 async def _insert_parked(

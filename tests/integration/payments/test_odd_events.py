@@ -142,6 +142,20 @@ async def test_a_session_that_was_free_is_parked_and_ends_its_checkout(payments:
     assert await _grants(payments, checkout.id) == []
 
 
+async def test_a_parked_session_whose_payment_is_named_later_parks_the_payment(payments: Payments) -> None:
+    checkout, session = await _paid(payments, {"amount_total": 1})
+    await payments.deliver(COMPLETED, session | {"payment_intent": None})
+    for _ in range(2):
+        await payments.deliver(COMPLETED, session)
+    [parked] = await payments.sql(
+        "SELECT q.status, p.payment_intent_id, q.payment_intent_id AS named FROM quarantine q"
+        " JOIN payments p ON p.id = q.payment_id WHERE q.checkout_id = %s",
+        checkout.id,
+    )
+    assert (parked["status"], parked["payment_intent_id"]) == ("parked", session["payment_intent"])
+    assert parked["named"] == session["payment_intent"]
+
+
 async def test_a_payment_of_a_user_that_nobody_knows_is_parked(payments: Payments) -> None:
     nobody = {"user_id": "nobody", "points_amount": "550", "checkout_id": str(uuid4())}
     _, session = await _paid(payments, {"client_reference_id": None, "metadata": nobody})

@@ -11,14 +11,16 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.audit import across, operators, orders, wallet
+from deploy.local.audit import across, grants, operators, orders, payments, wallet
 from deploy.local.audit.snapshot import Finding, Snapshots, snapshots
 from deploy.local.stackfile import StackFile
 
 CHECKS = (
     *wallet.CHECKS,
     *orders.CHECKS,
+    *payments.CHECKS,
     *across.CHECKS,
+    *grants.CHECKS,
     *operators.CHECKS,
 )
 _SECOND_LOOK_SECONDS = 2.0
@@ -78,4 +80,4 @@ def _proves(check: object) -> tuple[str, ...]:
     return getattr(check, "proves", ())
 
 
-__all__ = ["CHECKS", "Finding", "Snapshots", "audit", "main"]
+__all__ = ["CHECKS", "Finding", "Snapshots", "audit", "main", "snapshots"]

@@ -44,7 +44,8 @@ class HoldsResolve:
 
 
 class CardOrders:
-    """I5: a completed card order has its payment, of its total and its currency."""
+    """I5: a completed card order has its payment, of its total and its currency, and gave back no more than
+    went back of it."""
 
     proves = ("I5",)
 
@@ -60,6 +61,8 @@ class CardOrders:
                 order["currency"],
             ):
                 yield _finding("an order's payment is of another amount or order", order, paid)
+            elif order["refunded_cents"] > paid["back_cents"]:
+                yield _finding("an order gave back more than went back of its payment", order, paid)
 
 
 def _is_paid_by(order: Row, hold: Row | None) -> bool:
@@ -80,10 +83,11 @@ _POINTS_ORDERS = """
             AS at_work
     FROM orders o WHERE o.payment_method = 'points'"""
 _CARD_ORDERS = """
-    SELECT id, status, total_cents, currency, stripe_payment_intent_id FROM orders
+    SELECT id, status, total_cents, currency, stripe_payment_intent_id, refunded_cents FROM orders
     WHERE payment_method = 'stripe' AND status IN ('completed', 'refunded')"""
 _PAYMENTS = """
-    SELECT p.payment_intent_id, p.amount_cents, p.currency, c.order_id
+    SELECT p.payment_intent_id, p.amount_cents, p.currency, c.order_id,
+        greatest(p.refunded_cents, p.requested_cents) + p.disputed_cents AS back_cents
     FROM payments p JOIN checkouts c ON c.id = p.checkout_id"""
 
 CHECKS: tuple[Check, ...] = (PointsOrders(), HoldsResolve(), CardOrders())

@@ -1,0 +1,106 @@
+"""I4: points that were paid for, from the payment to what wallet was told of it and to what it knows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from deploy.local.audit.snapshot import Check, Finding, Row, Snapshots
+from protos.events.v1 import events_pb2
+from services.payments.rules import net_points
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The newest fact about a source."""
+
+    message_id: UUID
+    event: events_pb2.PointsGrantChanged
+    # No longer on its way by any measure: a message that failed comes again within a minute.
+    is_late: bool
+
+
+class PaidPoints:
+    """Each payment's net was told, and wallet knows what it was told, and nothing else.
+
+    A fact that is unsent or on its way is no finding; one that was handled, or sent long ago, and left no
+    trace is. wallet is read first: what is seen there has been told by then.
+    """
+
+    proves = ("I4",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        grants = {row["source_id"]: row for row in databases.rows("wallet", _GRANTS)}
+        told = _newest(databases.rows("payments", _TOLD))
+        yield from _untold(databases.rows("payments", _PAYMENTS), told)
+        yield from _made_up(grants, told)
+        yield from _unheard(databases, grants, told)
+
+
+def _newest(rows: list[Row]) -> Mapping[str, Told]:
+    newest: dict[str, Told] = {}
+    for row in rows:
+        event = events_pb2.PointsGrantChanged.FromString(row["payload"])
+        known = newest.get(event.source_id)
+        if known is None or known.event.version < event.version:
+            newest[event.source_id] = Told(row["id"], event, row["is_late"])
+    return newest
+
+
+def _untold(payments: list[Row], told: Mapping[str, Told]) -> Iterator[Finding]:
+    by_intent = {each.event.payment_intent_id: each.event for each in told.values()}
+    for payment in payments:
+        where = f"payment {payment['payment_intent_id']}"
+        event = by_intent.get(payment["payment_intent_id"])
+        if payment["standing"] != "fulfilled":
+            if event is not None:
+                yield Finding("I4", "a payment in quarantine has given points", where, _fact(event))
+            continue
+        net = net_points(
+            payment["points"], payment["amount_cents"], payment["refunded_cents"] + payment["disputed_cents"]
+        )
+        if event is None or (event.source_id, event.net_points) != (payment["grant_source"], net):
+            found = _fact(event) if event else "nothing was told"
+            yield Finding("I4", f"wallet was not told of a net of {net} points", where, found)
+
+
+def _made_up(grants: Mapping[str, Row], told: Mapping[str, Told]) -> Iterator[Finding]:
+    for source, grant in grants.items():
+        where = f"grant {source}"
+        if source not in told or grant["version"] > told[source].event.version:
+            yield Finding("I4", "wallet knows of points that payments never told of", where, str(grant))
+            continue
+        event = told[source].event
+        same = (grant["net_points"], str(grant["user_id"])) == (event.net_points, event.user_id)
+        if grant["version"] == event.version and not same:
+            yield Finding("I4", "wallet knows of other points than it was told", where, str(grant))
+
+
+def _unheard(databases: Snapshots, grants: Mapping[str, Row], told: Mapping[str, Told]) -> Iterator[Finding]:
+    behind = {
+        source: each
+        for source, each in told.items()
+        if source not in grants or grants[source]["version"] < each.event.version
+    }
+    if not behind:
+        return
+    handled = {row["message_id"] for row in databases.rows("wallet", _HANDLED)}
+    for source, each in behind.items():
+        if each.is_late or each.message_id in handled:
+            what = "points that were told of have not arrived"
+            yield Finding("I4", what, f"grant {source}", _fact(each.event))
+
+
+def _fact(event: events_pb2.PointsGrantChanged) -> str:
+    return f"version {event.version} told of {event.net_points} points"
+
+
+_GRANTS = "SELECT source_id, user_id, version, net_points FROM grants"
+_HANDLED = "SELECT message_id FROM inbox WHERE consumer = 'wallet__grant'"
+_TOLD = """
+    SELECT id, payload, sent_at IS NOT NULL AND sent_at < now() - interval '2 minutes' AS is_late
+    FROM outbox WHERE subject = 'payments.points.grant_changed'"""
+_PAYMENTS = """
+    SELECT payment_intent_id, standing, grant_source, points, amount_cents, refunded_cents, disputed_cents
+    FROM payments WHERE points > 0"""
+
+CHECKS: tuple[Check, ...] = (PaidPoints(),)

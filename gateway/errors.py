@@ -160,6 +160,9 @@ KINDS: dict[str, Kind] = {
     "invalid_signature": Kind(
         400, "Invalid signature", "The webhook was not signed with this shop's secret, or is too old."
     ),
+    "wrong_livemode": Kind(
+        400, "Wrong mode", "A test event for a live shop, or the other way round: deliver it to its own shop."
+    ),
     # The shop itself
     "busy": Kind(503, "Somebody changes the same thing", _SAME_KEY, retry_after_seconds=1),
     "overloaded": Kind(503, "Too many requests at once", _SAME_KEY, retry_after_seconds=1),

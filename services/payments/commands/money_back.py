@@ -3,7 +3,6 @@
 A listing is applied whole, under the payment's row lock, unless one that was asked for later has been.
 """
 
-from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -49,7 +48,7 @@ async def settle_refunds(connection: AsyncConnection, found: RefundsFound) -> Ou
     return await _change(connection, payment, values, effects)
 
 
-async def _known_refunds(connection: AsyncConnection, payment: Payment) -> Mapping[str, Refund]:
+async def _known_refunds(connection: AsyncConnection, payment: Payment) -> dict[str, Refund]:
     """By Stripe's id, and those that Stripe has not answered yet by ours."""
     rows = await connection.execute(select(*REFUND_COLUMNS).where(refunds.c.payment_id == payment.id))
     listed = [Refund(**row._mapping) for row in rows]
@@ -60,11 +59,12 @@ async def _keep_refund(
     connection: AsyncConnection,
     payment: Payment,
     listed: stripe_objects.Refund,
-    known: Mapping[str, Refund],
+    known: dict[str, Refund],
 ) -> list[Effect]:
+    """Takes the refund out of `known`: each is listed once, whatever two at Stripe say of their origin."""
     if listed.status not in _KNOWN_STATUSES:
         raise stripe_objects.Malformed("a refund's status is new to us")
-    refund = known.get(listed.id) or known.get(listed.metadata.get("refund_id", ""))
+    refund = known.pop(listed.id, None) or known.pop(listed.metadata.get("refund_id", ""), None)
     if refund is None:
         await _insert_foreign(connection, payment, listed)
         return [Effect("refund", listed.id, f"made at Stripe: {listed.status}")]

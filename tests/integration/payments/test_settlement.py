@@ -1,0 +1,207 @@
+"""One path for whatever Stripe says, whoever brings the news: races and orders, on the real database."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from protos.events.v1 import events_pb2
+from services.chassis.db import Database
+from services.chassis.ids import uuid7
+from services.payments import rules
+from services.payments.commands import checkouts, refunds
+from services.payments.commands.payments import Terms, fulfil
+from services.payments.commands.refunds import Wanted
+from services.payments.commands.settlement import settle
+from services.payments.findings import (
+    DisputesFound,
+    Finding,
+    Outcome,
+    RefundsFound,
+    SessionFound,
+    Settlement,
+)
+from services.payments.rules import Checkout, Paid
+from services.payments.stripe_objects import Dispute, Refund, Session
+from tests.integration.payments.conftest import PaymentsProcess
+
+PAID_CENTS, POINTS = 3999, 550
+_RACES = 200
+_BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Books:
+    """The database, written by the service's own code and read past its walls."""
+
+    database: Database
+    superuser_url: str
+
+    async def settle(self, finding: Finding) -> Outcome:
+        async with self.database.worker() as connection:
+            return await settle(connection, finding)
+
+    async def rows(self, query: str, *parameters: object) -> list[Any]:
+        async with await psycopg.AsyncConnection.connect(self.superuser_url) as connection:
+            return await (await connection.execute(query.encode(), parameters)).fetchall()
+
+    async def facts(self, subject: str, event: Callable[[], Any]) -> list[Any]:
+        rows = await self.rows("SELECT payload FROM outbox WHERE subject = %s ORDER BY id", subject)
+        facts = [event() for _ in rows]
+        for fact, (payload,) in zip(facts, rows, strict=True):
+            fact.ParseFromString(payload)
+        return facts
+
+    async def pay(self, terms: Terms) -> str:
+        """A payment that was fulfilled; its intent."""
+        intent = f"pi_{uuid4().hex}"
+        async with self.database.worker() as connection:
+            await fulfil(connection, Paid(intent, PAID_CENTS, "usd", {}), terms)
+        return intent
+
+    async def order_checkout(self) -> Checkout:
+        async with self.database.worker() as connection:
+            checkout = await checkouts.begin_order_checkout(
+                connection,
+                checkout_id=uuid7(),
+                user_id=uuid4(),
+                order_id=uuid4(),
+                amount_cents=PAID_CENTS,
+                currency="usd",
+                sealed_request=b"sealed",
+            )
+        assert checkout is not None
+        return checkout
+
+
+@pytest.fixture
+def books(process: PaymentsProcess, database: Database) -> Books:
+    return Books(database, process.admin_url)
+
+
+def paid_session(checkout: Checkout) -> SessionFound:
+    session = Session(
+        id=f"cs_{checkout.id}",
+        mode="payment",
+        status="complete",
+        payment_status="paid",
+        amount_total=checkout.amount_cents,
+        currency=checkout.currency,
+        url=None,
+        payment_intent_id=f"pi_{checkout.id}",
+        subscription_id=None,
+        client_reference_id=str(checkout.id),
+        metadata=rules.metadata_of(checkout),
+    )
+    return SessionFound(session)
+
+
+def refunds_of(intent: str, *amounts: int, at: int, **metadata: str) -> RefundsFound:
+    """Refunds as they are listed `at` seconds after the beginning."""
+    listed = [
+        Refund(f"re_{intent}_{number}", intent, amount, "usd", "succeeded", None, metadata, _BEGAN)
+        for number, amount in enumerate(amounts)
+    ]
+    return RefundsFound(intent, listed, _BEGAN + timedelta(seconds=at))
+
+
+def disputed(intent: str, status: str, *, at: int) -> DisputesFound:
+    dispute = Dispute(f"du_{intent}", intent, PAID_CENTS, "usd", status, "fraudulent", _BEGAN)
+    return DisputesFound(intent, [dispute], _BEGAN + timedelta(seconds=at))
+
+
+async def test_the_webhook_and_the_answer_race_to_one_payment(books: Books) -> None:
+    async def together(checkout: Checkout) -> list[Settlement]:
+        outcomes = await asyncio.gather(*(books.settle(paid_session(checkout)) for _ in range(2)))
+        return sorted((outcome.settlement for outcome in outcomes), key=lambda each: each.value)
+
+    raced = [await books.order_checkout() for _ in range(_RACES)]
+    for checkout in raced:
+        assert await together(checkout) == [Settlement.APPLIED, Settlement.OLD_NEWS]
+    facts = await books.facts("payments.checkout.changed", events_pb2.OrderCheckoutChanged)
+    ours = {str(checkout.id) for checkout in raced}
+    assert sorted(fact.checkout_id for fact in facts if fact.checkout_id in ours) == sorted(ours)
+
+
+def story(intent: str, ends: str) -> Sequence[Finding]:
+    """Two refunds, and a dispute that opens and ends, each as it was seen when it happened."""
+    return (
+        refunds_of(intent, 1000, at=1),
+        disputed(intent, "needs_response", at=2),
+        refunds_of(intent, 1000, 500, at=3),
+        disputed(intent, ends, at=4),
+    )
+
+
+async def in_every_order(books: Books, ends: str, pay: Callable[[], Awaitable[str]]) -> list[str]:
+    """Pays, and settles the story twice over, once for each order; the intents."""
+    intents = []
+    for order in permutations(range(4)):
+        intents.append(await pay())
+        found = story(intents[-1], ends)
+        for index in (*order, *order):
+            await books.settle(found[index])
+    return intents
+
+
+@pytest.mark.parametrize(
+    ("ends", "kept_cents"),
+    [("won", 0), ("lost", PAID_CENTS)],
+)
+async def test_points_are_reversed_once_whatever_was_heard_first(
+    books: Books, ends: str, kept_cents: int
+) -> None:
+    async def pay() -> str:
+        return await books.pay(Terms(uuid4(), POINTS, str(uuid4()), version=1))
+
+    intents = await in_every_order(books, ends, pay)
+    net = POINTS - POINTS * min(PAID_CENTS, 1500 + kept_cents) // PAID_CENTS
+    facts = await books.facts("payments.points.grant_changed", events_pb2.PointsGrantChanged)
+    for intent in intents:
+        told = [fact for fact in facts if fact.payment_intent_id == intent]
+        assert told[-1].net_points == net
+        versions = [fact.version for fact in told]
+        assert versions == sorted(set(versions))
+
+
+@pytest.mark.parametrize(
+    ("ends", "kept_cents", "contest"),
+    [("won", 0, events_pb2.DISPUTE_STATE_WON), ("lost", PAID_CENTS, events_pb2.DISPUTE_STATE_LOST)],
+)
+async def test_an_order_hears_the_same_end_whatever_was_heard_first(
+    books: Books, ends: str, kept_cents: int, contest: Any
+) -> None:
+    orders: dict[str, UUID] = {}
+
+    async def pay() -> str:
+        order_id = uuid4()
+        intent = await books.pay(Terms(uuid4(), 0, None, version=1, order_id=order_id))
+        orders[intent] = order_id
+        return intent
+
+    await in_every_order(books, ends, pay)
+    facts = await books.facts("payments.payment.changed", events_pb2.PaymentChanged)
+    for order_id in orders.values():
+        last = [fact for fact in facts if fact.order_id == str(order_id)][-1]
+        assert (last.refunded_cents, last.disputed_cents, last.dispute) == (1500, kept_cents, contest)
+
+
+async def test_two_refunds_at_stripe_under_one_id_of_ours_are_both_kept(books: Books) -> None:
+    """As when it forgot a key: the books must show what has really left."""
+    intent = await books.pay(Terms(uuid4(), 0, None, version=1, order_id=uuid4()))
+    wanted = Wanted(refund_id=uuid7(), amount_cents=1000, reason="torn")
+    async with books.database.worker() as connection:
+        await refunds.begin_refund(connection, payment_intent_id=intent, wanted=wanted)
+    await books.settle(refunds_of(intent, 1000, 1000, at=1, refund_id=str(wanted.refund_id)))
+    kept = await books.rows(
+        "SELECT is_ours, status FROM refunds WHERE payment_intent_id = %s ORDER BY is_ours", intent
+    )
+    assert kept == [(False, "succeeded"), (True, "succeeded")]
+    [(back,)] = await books.rows("SELECT refunded_cents FROM payments WHERE payment_intent_id = %s", intent)
+    assert back == 2000

@@ -112,6 +112,25 @@ async def test_a_malformed_key_is_refused(payments: Payments, key: str) -> None:
         await payments.points_checkout(key=key)
 
 
+async def test_a_price_that_changes_midway_changes_no_checkout(payments: Payments) -> None:
+    payments.stripe.accidents = ["503"]
+    checkout = await payments.points_checkout(key="k")
+    assert checkout.status == pb.CHECKOUT_STATUS_CREATING
+    price = "UPDATE points_packages SET price_cents = %s, points = %s WHERE id = 'premium'"
+    await payments.sql(price, 1, 10_000)
+    try:
+        await payments.points_checkout(key="k")
+        session = payments.stripe.complete((await payments.row(checkout.id))["session_id"])
+        await payments.deliver("checkout.session.completed", session)
+    finally:
+        await payments.sql(price, 3999, 550)
+    assert session["amount_total"] == 3999
+    [grant] = await payments.facts(
+        "payments.points.grant_changed", events_pb2.PointsGrantChanged, checkout.id
+    )
+    assert grant.net_points == 550
+
+
 async def test_another_users_checkout_is_not_found(payments: Payments) -> None:
     checkout = await payments.points_checkout()
     with refused("CHECKOUT_NOT_FOUND", NOT_FOUND):

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from bench import limit
 from bench.cpu import cpu_ms
+from bench.figures import MEASURED, percentile
 from bench.http import Connection
 from bench.shop import Shop, fill
 from deploy.local import audit
@@ -31,7 +32,6 @@ CUSTOMERS = 1000
 PRODUCTS = 1000
 _WARM_UP = 500
 _SETTLE_SECONDS = 120
-_MEASURED = ("gateway", "orders", "wallet", "payments", "postgres", "nats")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Load:
         return len(self.latencies_ms)
 
     def percentile_ms(self, percent: float) -> float:
-        ordered = sorted(self.latencies_ms)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+        return percentile(self.latencies_ms, percent)
 
 
 def main(orders: int, concurrency: int, json_file: Path | None) -> int:
@@ -72,7 +71,7 @@ def main(orders: int, concurrency: int, json_file: Path | None) -> int:
 
 
 def _burst(stack: StackFile, shop: Shop, orders: int, concurrency: int) -> Load:
-    pids = {name: stack.pids[name] for name in _MEASURED}
+    pids = {name: stack.pids[name] for name in MEASURED}
     before, began = cpu_ms(pids), time.monotonic()
     latencies_ms, errors = uvloop.run(_customers(stack, shop, orders, concurrency))
     wait_until(lambda: is_quiet(stack.database_urls), seconds=_SETTLE_SECONDS, what="quiet")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -52,6 +53,13 @@ Offset = Annotated[
     typer.Option("--port-offset", help="Added to every port.", min=0, max=ports.MAX_OFFSET),
 ]
 _DATA = Path(".aishop")
+
+
+class Flow(StrEnum):
+    """What `aishop bench` measures."""
+
+    CHECKOUT = "checkout"
+    WEBHOOKS = "webhooks"
 
 
 @app.command()
@@ -159,13 +167,21 @@ def audit(
 
 @app.command()
 def bench(
+    flow: Annotated[Flow, typer.Option("--flow", help="What is measured.")] = Flow.CHECKOUT,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers there.")] = None,
     orders: Annotated[int, typer.Option("--orders", help="How many checkouts.", min=100)] = 3000,
-    customers: Annotated[int, typer.Option("--customers", help="How many at once.", min=1, max=256)] = 32,
+    events: Annotated[int, typer.Option("--events", help="Webhooks at full speed.", min=100)] = 2000,
+    steady_events: Annotated[int, typer.Option("--steady-events", help="At 100 a second.", min=100)] = 1500,
+    customers: Annotated[
+        int, typer.Option("--customers", help="Customers, or connections, at once.", min=1, max=256)
+    ] = 32,
 ) -> None:
-    """Orders per second and CPU per order over REST, beside pgbench writing the same rows."""
-    from bench import checkout
+    """checkout: orders per second and CPU per order over REST, beside pgbench writing the same rows.
+    webhooks: from a signed delivery to points credited, at full speed and at 100 a second."""
+    from bench import checkout, webhooks
 
+    if flow is Flow.WEBHOOKS:
+        raise typer.Exit(webhooks.main(events, steady_events, customers, json_file))
     raise typer.Exit(checkout.main(orders, customers, json_file))
 
 

@@ -117,13 +117,15 @@ def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[
         )
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+def wait_until(
+    condition: Callable[[], bool], *, seconds: float, what: str, poll_seconds: float = _POLL_SECONDS
+) -> None:
     """Polls a condition; TimeoutError names what did not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
 def is_gone(pid: int) -> bool:

@@ -13,6 +13,7 @@ from services.chassis.bus import Bus
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
+from services.chassis.http_server import serving
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
 from services.chassis.settings import SeedSettings
@@ -29,7 +30,12 @@ from services.payments.reconciliation import Reconciler
 from services.payments.refunding import Refunder
 from services.payments.settings import Settings
 from services.payments.stripe_client import Stripe
-from services.payments.webhooks import Receiver, WebhookServer
+from services.payments.webhooks import Receiver, create_app
+
+log = logs.get(__name__)
+
+# What a webhook in flight gets when the process ends; Stripe delivers again what it does not hear of.
+_STOP_SECONDS = 3
 
 
 async def serve(settings: Settings) -> None:
@@ -83,7 +89,6 @@ async def serve(settings: Settings) -> None:
         livemode=settings.livemode,
         wake=handling.wake,
     )
-    webhooks = WebhookServer(settings.webhook_listen, receiver)
     grpc = GrpcServer(settings.grpc_listen)
     grpc.add(
         PaymentsServicer(database=database, keyring=keyring, opener=opener, closer=closer, refunder=refunder),
@@ -102,20 +107,23 @@ async def serve(settings: Settings) -> None:
         payments_pb2_grpc.add_PaymentsOperatorServiceServicer_to_server,
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsOperatorService"],
     )
-    async with background(
-        bus.run(),
-        relay.run(),
-        handling.run(),
-        reconciling.run(),
-        Worker("refunds.complete", refunder.complete_batch, tick_seconds=refunding.TICK_SECONDS).run(),
-        Worker("checkouts.complete", opener.complete_batch, tick_seconds=opening.TICK_SECONDS).run(),
-        Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
-        Retention(database).run(),
+    async with (
+        background(
+            bus.run(),
+            relay.run(),
+            handling.run(),
+            reconciling.run(),
+            Worker("refunds.complete", refunder.complete_batch, tick_seconds=refunding.TICK_SECONDS).run(),
+            Worker("checkouts.complete", opener.complete_batch, tick_seconds=opening.TICK_SECONDS).run(),
+            Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
+            Retention(database).run(),
+        ),
+        serving(create_app(receiver), settings.webhook_listen, stop_seconds=_STOP_SECONDS),
     ):
-        await webhooks.start()
+        log.info("webhooks.serving", address=settings.webhook_listen)
         await grpc.start()
         await run_until_signal()
-        await asyncio.gather(webhooks.stop(), grpc.stop())
+        await grpc.stop()
     await stripe.close()
     await database.dispose()
 

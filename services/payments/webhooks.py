@@ -12,14 +12,11 @@ import asyncio
 import hashlib
 import hmac
 import json
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
-import uvicorn
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
@@ -45,7 +42,6 @@ _MAX_CREATED = 1 << 33
 _AT_ONCE = 2
 _MAX_RUNNING = 1000
 _BODY_SECONDS = 10
-_STOP_SECONDS = 3
 
 
 class BadWebhook(Exception):
@@ -230,45 +226,11 @@ async def health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-class WebhookServer:
-    """The endpoint on its own port, in the event loop of the gRPC server."""
-
-    def __init__(self, listen: str, receiver: Receiver) -> None:
-        host, _, port = listen.rpartition(":")
-        self._address = (host, int(port))
-        app = Starlette(
-            routes=[
-                Route("/api/webhooks/stripe", receiver.receive, methods=["POST"]),
-                Route("/healthz", health, methods=["GET"]),
-            ]
-        )
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=_STOP_SECONDS,
-            )
-        )
-        self._serving: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        # Bound here: a busy port is an OSError that names it, not uvicorn's sys.exit.
-        listener = socket.create_server(self._address, backlog=2048)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        log.info("webhooks.serving", address=f"{self._address[0]}:{self._address[1]}")
-
-    async def stop(self) -> None:
-        """Refuses new requests, finishes the running ones."""
-        self._server.should_exit = True
-        if self._serving:
-            await self._serving
-
-
-class _Uvicorn(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are the composition root's."""
-        yield
+def create_app(receiver: Receiver) -> Starlette:
+    """What the webhook port answers."""
+    return Starlette(
+        routes=[
+            Route("/api/webhooks/stripe", receiver.receive, methods=["POST"]),
+            Route("/healthz", health, methods=["GET"]),
+        ]
+    )

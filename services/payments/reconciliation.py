@@ -94,7 +94,7 @@ class Reconciler:
         # The client reads decimals out of texts; they go back as texts.
         body = json.dumps(event, default=str).encode()
         sealed = self._keyring.seal(body, place=payload_place(envelope.id))
-        async with self._database.worker() as connection:
+        async with self._database.worker_statement() as connection:
             is_new = await events.receive_event(connection, envelope, sealed_payload=sealed)
         self._wake_events()
         return is_new

@@ -184,7 +184,7 @@ class Receiver:
         sealed = self._keyring.seal(body, place=payload_place(envelope.id))
         try:
             # Few at once, so that a burst leaves connections to the workers.
-            async with self._slots, self._database.worker() as connection:
+            async with self._slots, self._database.worker_statement() as connection:
                 await events.receive_event(connection, envelope, sealed_payload=sealed)
         except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
             log.error("webhook.not_kept", event_id=envelope.id, error=type(error).__name__)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from services.chassis.db import Database
+from services.chassis.db import Database, FixedSql
 from services.chassis.ids import uuid7
 from services.payments import queries
 from services.payments.commands import checkouts, events
@@ -174,9 +175,11 @@ async def test_whoever_lost_the_lease_changes_nothing(database: Database, checko
 
 async def test_an_event_is_finished_by_whoever_holds_its_lease(database: Database) -> None:
     event = events.Envelope(id=f"evt_{uuid4().hex}", type="x", created=1)
+    # One transaction: the running service would take what it can see.
     async with database.worker() as connection:
-        assert await events.receive_event(connection, event, sealed_payload=b"")
-        assert not await events.receive_event(connection, event, sealed_payload=b"")
+        sql = cast(FixedSql, (await connection.get_raw_connection()).driver_connection)
+        assert await events.receive_event(sql, event, sealed_payload=b"")
+        assert not await events.receive_event(sql, event, sealed_payload=b"")
         claimed = await events.claim_events(connection, limit=1000, lease_seconds=30)
         [late] = [one for one in claimed if one.id == event.id]
         holder = replace(late, lease_token=uuid4())

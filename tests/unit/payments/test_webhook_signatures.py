@@ -7,7 +7,7 @@ import json
 import pytest
 from stripe import WebhookSignature
 
-from services.payments.webhooks import BadWebhook, read_envelope, verify
+from services.payments.webhooks import BadWebhook, WrongMode, read_envelope, verify
 
 BODY = json.dumps({"id": "evt_1", "object": "event", "type": "x.y", "created": 5, "data": {}}).encode()
 SECRETS = ("whsec_new", "whsec_old")
@@ -91,6 +91,7 @@ def test_an_event_is_read_from_its_body() -> None:
         b"[" * 100_000,
         b'{"object":"event","created":' + b"9" * 10_000 + b"}",
         json.dumps({"object": "v2.core.event", "id": "evt_1", "type": "x", "created": "2026"}).encode(),
+        json.dumps({"object": "v2.core.event", "id": "evt_1", "type": "x", "created": 1}).encode(),
         json.dumps({"object": "event", "id": "evt_1", "type": "x", "created": True}).encode(),
         json.dumps({"object": "event", "id": "evt_1", "type": "x", "created": -1}).encode(),
         json.dumps({"object": "event", "id": "evt_1", "type": "x", "created": 1 << 60}).encode(),
@@ -104,3 +105,10 @@ def test_an_event_is_read_from_its_body() -> None:
 def test_a_signed_body_that_is_no_event_is_refused(body: bytes) -> None:
     with pytest.raises(BadWebhook):
         read_envelope(body, livemode=False)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(True, False), (False, True), (None, False), ("false", False)])
+def test_an_event_of_the_other_mode_is_told_apart(theirs: object, ours: bool) -> None:
+    event = json.loads(BODY) | {"livemode": theirs}
+    with pytest.raises(WrongMode):
+        read_envelope(json.dumps(event).encode(), livemode=ours)

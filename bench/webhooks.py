@@ -35,7 +35,6 @@ _WARM_UP = 200
 _CUSTOMERS = 1000
 _TWICE_EACH = 10
 _SETTLE_SECONDS = 120
-_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,6 @@ def _wait_until_credited(stack: StackFile, postings: int) -> None:
             seconds=_SETTLE_SECONDS,
             what="every purchase credited",
             # Seldom: looking is part of what is measured.
-            poll_seconds=_LOOK_SECONDS,
         )
 
 

@@ -21,6 +21,7 @@ from deploy.local.stackfile import StackFile
 _START_SECONDS = 90.0
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+_LONGEST_POLL_SECONDS = 0.2
 
 
 class RunningStack:
@@ -117,15 +118,22 @@ def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[
         )
 
 
-def wait_until(
-    condition: Callable[[], bool], *, seconds: float, what: str, poll_seconds: float = _POLL_SECONDS
-) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
     """Polls a condition; TimeoutError names what did not come true in time."""
     deadline = time.monotonic() + seconds
+    pause = pauses()
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds} s")
-        time.sleep(poll_seconds)
+        time.sleep(next(pause))
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between two looks: few at first, then more, since each look at a database costs 8 ms of CPU."""
+    pause = _POLL_SECONDS
+    while True:
+        yield pause
+        pause = min(_LONGEST_POLL_SECONDS, pause * 1.25)
 
 
 def is_gone(pid: int) -> bool:

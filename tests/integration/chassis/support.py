@@ -7,12 +7,15 @@ from typing import Any
 
 import psycopg
 
+from deploy.local.ephemeral import pauses
+
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
+    pause = pauses()
     while not await condition():
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(next(pause))
 
 
 def rows(url: str, query: str, *values: object) -> list[tuple[Any, ...]]:

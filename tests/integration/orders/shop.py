@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from nats.js import JetStreamContext
 from psycopg.rows import dict_row
 
+from deploy.local.ephemeral import pauses
 from deploy.local.parts import ROOT
 from deploy.local.ports import busy
 from protos.events.v1 import events_pb2
@@ -123,9 +124,10 @@ class Shop:
 
     async def until(self, statement: str, *parameters: object, seconds: float = 20) -> list[dict[str, Any]]:
         """Waits until the query finds rows."""
+        pause = pauses()
         async with asyncio.timeout(seconds):
             while not (rows := await self.sql(statement, *parameters)):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(next(pause))
         return rows
 
     async def product(

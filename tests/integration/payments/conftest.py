@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
+from deploy.local.ephemeral import pauses
 from deploy.local.ports import busy
 from protos.payments.v1 import payments_pb2 as pb
 from protos.payments.v1 import payments_pb2_grpc
@@ -149,9 +150,10 @@ class Payments:
 
     async def until(self, query: str, *parameters: object) -> list[dict[str, Any]]:
         """Waits until the query finds rows."""
+        pause = pauses()
         async with asyncio.timeout(20):
             while not (rows := await self.sql(query, *parameters)):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(next(pause))
         return rows
 
     async def until_status(self, checkout_id: str, status: str) -> dict[str, Any]:

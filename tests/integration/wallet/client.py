@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from nats.js import JetStreamContext
 from psycopg.rows import dict_row
 
+from deploy.local.ephemeral import pauses
 from protos.events.v1 import events_pb2
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis import grpc_client
@@ -122,9 +123,10 @@ class Wallet:
 
     async def until(self, query: str, *parameters: object) -> list[dict[str, object]]:
         """Waits until the query finds rows."""
+        pause = pauses()
         async with asyncio.timeout(10):
             while not (rows := await self.sql(query, *parameters)):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(next(pause))
         return rows
 
     async def user(self, points: int = 0) -> UUID:

@@ -135,3 +135,6 @@ async def test_fifty_buyers_of_the_last_piece_buy_it_once(stack: RunningStack, c
         last,
     )
     assert stock == [(0,)]
+    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
+        # Others who look for something cheap shall not find it.
+        connection.execute("UPDATE products SET active = false WHERE id = %s", (last,))

@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 _FIRST = (
     "tests/chaos/test_crash_walk_of_money.py",
     "tests/chaos/test_crash_walk_of_orders.py",
+    "tests/integration/payments at the sandbox",
     "tests/integration/payments",
     "tests/shop",
     "tests/chaos/test_outages.py",
@@ -22,16 +23,30 @@ _FIRST = (
     "tests/integration/wallet",
 )
 _OF_THEIR_OWN = {name for name in _FIRST if name.endswith(".py")}
+# So many that they are two groups: these talk to the sandbox, the others to a scripted Stripe.
+_AT_THE_SANDBOX = {
+    f"tests/integration/payments/test_{name}.py"
+    for name in (
+        "money_back",
+        "quarantine",
+        "reconciliation",
+        "refunds",
+        "subscriptions",
+        "with_the_sandbox",
+    )
+}
 # Their tests meet in one shop.
 _SHOPPERS = ("tests/e2e", "tests/contract", "tests/browser")
 
 
 def group_of(nodeid: str) -> str:
-    """The name of the group that a test belongs to: its file, or its folder."""
+    """The name of the group that a test belongs to: its file, its folder, or a part of that."""
     file = nodeid.partition("::")[0]
     if file in _OF_THEIR_OWN:
         return file
     folder = file.rpartition("/")[0]
+    if file in _AT_THE_SANDBOX:
+        return f"{folder} at the sandbox"
     return "tests/shop" if folder in _SHOPPERS else folder
 
 

@@ -105,7 +105,7 @@ class Started:
 @pytest.fixture(scope="session")
 def process(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> PaymentsProcess:
     process = PaymentsProcess(servers, tmp_path_factory.mktemp("payments"))
-    for command in ("migrate", "migrate", "seed", "seed"):
+    for command in ("migrate", "seed"):
         process.once(command)
     return process
 
@@ -284,8 +284,9 @@ def stripe_double() -> Iterator[StripeDouble]:
         yield double
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def running_payments(process: PaymentsProcess, stripe_double: StripeDouble) -> AsyncIterator[Payments]:
+    """Ends with the module: beside one that asks another Stripe, each takes the other's work and fails."""
     async with payments_running(process, stripe_double) as payments:
         yield payments
 
@@ -300,9 +301,8 @@ def payments(running_payments: Payments) -> Iterator[Payments]:
 
 
 @pytest.fixture(scope="session")
-async def shared_sandboxed(
-    process: PaymentsProcess, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Payments]:
+async def sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Any, str]]:
+    """The sandbox's process, and the address where it expects payments' webhooks."""
     # The module needs this one's names.
     from tests.integration.payments import sandbox as at
 
@@ -310,9 +310,16 @@ async def shared_sandboxed(
     with at.sandbox_running(address, webhooks, tmp_path_factory.mktemp("sandbox")):
         stripe = at.Sandbox(f"http://{address}")
         await at.until_healthy(stripe.http)
-        async with payments_running(process, stripe, WEBHOOK_LISTEN=webhooks) as payments:
-            yield payments
+        yield stripe, webhooks
         await stripe.http.aclose()
+
+
+@pytest.fixture(scope="module")
+async def shared_sandboxed(process: PaymentsProcess, sandbox: tuple[Any, str]) -> AsyncIterator[Payments]:
+    """Ends with the module, as `running_payments` does."""
+    stripe, webhooks = sandbox
+    async with payments_running(process, stripe, WEBHOOK_LISTEN=webhooks) as payments:
+        yield payments
 
 
 @pytest.fixture

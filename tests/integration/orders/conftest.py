@@ -23,19 +23,21 @@ from tests.support.servers import Servers
 
 @pytest.fixture(scope="session")
 def migrated(servers: Servers) -> Servers:
+    migrate_and_seed(servers)
+    return servers
+
+
+def migrate_and_seed(servers: Servers) -> None:
     for command, variable, login in (
         ("migrate", "DATABASE_OWNER_URL", "owner"),
         ("seed", "DATABASE_WORKER_URL", "worker"),
     ):
-        for _ in range(2):
-            # Twice: both must find their own work done.
-            subprocess.run(
-                [sys.executable, "-m", "services.orders", command],
-                env=os.environ | {variable: servers.url("orders", login)},
-                cwd=ROOT,
-                check=True,
-            )
-    return servers
+        subprocess.run(
+            [sys.executable, "-m", "services.orders", command],
+            env=os.environ | {variable: servers.url("orders", login)},
+            cwd=ROOT,
+            check=True,
+        )
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from psycopg.errors import CheckViolation, InsufficientPrivilege, RestrictViolat
 from sqlalchemy import create_engine
 
 from services.orders.models import APPEND_ONLY_TABLES, USER_TABLES, metadata
+from tests.integration.orders.conftest import migrate_and_seed
 from tests.support.servers import Servers
 
 PRODUCT = UUID("01920000-0000-7000-8000-000000000001")
@@ -52,6 +53,17 @@ def test_the_migrations_lead_to_the_models(migrated: Servers) -> None:
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     engine.dispose()
     assert differences == []
+
+
+def test_migrating_and_seeding_again_changes_nothing(migrated: Servers) -> None:
+    def seeded() -> list[tuple[object, ...]]:
+        query = "SELECT p.*, i.stock_quantity FROM products p JOIN product_inventory i ON i.product_id = p.id"
+        with psycopg.connect(migrated.admin_url("orders")) as connection:
+            return connection.execute(f"{query} ORDER BY p.id".encode()).fetchall()
+
+    before = seeded()
+    migrate_and_seed(migrated)
+    assert before == seeded() != []
 
 
 def _with_rows(url: str, user_id: UUID) -> None:

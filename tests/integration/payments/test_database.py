@@ -48,6 +48,18 @@ async def test_the_migrations_build_what_the_models_say(process: PaymentsProcess
     assert migrated == modelled
 
 
+async def test_migrating_and_seeding_again_changes_nothing(process: PaymentsProcess) -> None:
+    def seeded() -> list[tuple[object, ...]]:
+        query = "SELECT to_jsonb(p) FROM points_packages p UNION ALL SELECT to_jsonb(p) FROM plans p"
+        with psycopg.connect(process.admin_url) as connection:
+            return connection.execute(query).fetchall()
+
+    before = seeded()
+    for command in ("migrate", "seed"):
+        process.once(command)
+    assert before == seeded() != []
+
+
 @pytest.mark.parametrize("table", ["checkouts", "payments", "idempotency_keys", "subscriptions", "invoices"])
 async def test_tables_of_users_are_under_forced_row_security(process: PaymentsProcess, table: str) -> None:
     query = "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = %s::regclass"

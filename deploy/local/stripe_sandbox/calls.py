@@ -8,10 +8,11 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from deploy.local.stripe_sandbox import checkout, forms, idempotency, listing
 from deploy.local.stripe_sandbox.errors import Answer, Refusal, no_such, of_status
@@ -99,7 +100,15 @@ class Caller:
             headers["WWW-Authenticate"] = 'Basic realm="Stripe"'
         log.info("call.answered", path=request.url.path, status=answer.status, request_id=request_id)
         body = json.dumps(answer.body, indent=2)
-        return Response(body, status_code=answer.status, headers=headers, media_type="application/json")
+        kind = _CutResponse if answer.is_cut else Response
+        return kind(body, status_code=answer.status, headers=headers, media_type="application/json")
+
+
+class _CutResponse(Response):
+    """Breaks off where its body should begin: the server closes a connection whose answer is not whole."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
 
 class _Attempt:
@@ -128,6 +137,8 @@ class _Attempt:
             await asyncio.sleep(fault.delay_seconds)
             return answer
         await asyncio.sleep(fault.delay_seconds)
+        if fault.kind == "cut_after_effect":
+            return replace(self._settle(handler), is_cut=True)
         if fault.kind == "timeout_before_effect":
             raise of_status(504)
         if fault.kind == "error_after_effect":

@@ -301,7 +301,9 @@ class Control:
                 "charges": self._store.count("charge"),
                 "events": self._store.count("event"),
                 "deliveries": states | {str(state): int(count) for state, count in rows},
+                "taken": self._sandbox.sender.taken,
                 "faults": self._sandbox.faults.left(),
+                "fired": dict(self._sandbox.faults.fired),
                 "webhooks": self._store.switch(MODE, "deliver"),
                 "trouble": trouble_of(self._store).model_dump(),
             }

@@ -13,6 +13,8 @@ class Answer:
     status: int
     body: Body
     replayed: bool = False
+    # The connection breaks before it is through.
+    is_cut: bool = False
 
 
 class Refusal(Exception):

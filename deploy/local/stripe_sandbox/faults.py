@@ -1,5 +1,6 @@
 """Scripted accidents: what befalls the next N calls that match."""
 
+from collections import Counter
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -12,8 +13,9 @@ _OUT_OF_PATIENCE_MS = 6_000
 class Fault(BaseModel):
     """`status`: this answer and no effect (500 is kept under the idempotency key, as Stripe's own are);
     `timeout_before_effect`, `timeout_after_effect`: silence for `delay_ms`; `error_after_effect`: the effect
-    and `status` kept under the key; `webhook_before_answer`: the session is created and paid, and its
-    events are delivered, before the answer (for `delay_ms` at most)."""
+    and `status` kept under the key; `cut_after_effect`: the effect, and a connection that breaks before its
+    answer is through; `webhook_before_answer`: the session is created and paid, and its events are delivered,
+    before the answer (for `delay_ms` at most)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,6 +27,7 @@ class Fault(BaseModel):
         "timeout_before_effect",
         "timeout_after_effect",
         "error_after_effect",
+        "cut_after_effect",
         "webhook_before_answer",
     ]
     status: int = Field(default=500, ge=400, le=599)
@@ -47,6 +50,8 @@ class Faults:
 
     def __init__(self) -> None:
         self._scripted: list[Fault] = []
+        # How many calls each kind has befallen.
+        self.fired: Counter[str] = Counter()
 
     def add(self, fault: Fault) -> None:
         self._scripted.append(fault)
@@ -59,6 +64,7 @@ class Faults:
         for fault in self._scripted:
             if fault.matches(method, path):
                 fault.count -= 1
+                self.fired[fault.kind] += 1
                 if not fault.count:
                     self._scripted.remove(fault)
                 return fault

@@ -46,6 +46,8 @@ class Sender:
         self._secret = secret
         self._woken = asyncio.Event()
         self._running: set[str] = set()
+        # How many webhooks the endpoint has taken, copies too.
+        self.taken = 0
         self._http = httpx.AsyncClient(
             timeout=_ATTEMPT_SECONDS,
             # Straight to the endpoint, whatever proxy the machine has.
@@ -123,6 +125,7 @@ class Sender:
         status = 0
         with suppress(httpx.HTTPError):
             status = (await self._http.post(self._url, content=payload, headers=headers)).status_code
+        self.taken += _is_taken(status)
         log.info("webhook.sent", event_id=event_id, type=event.body["type"], status=status)
         return status
 

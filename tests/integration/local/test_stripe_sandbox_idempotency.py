@@ -120,6 +120,18 @@ async def test_a_stored_500_replays(sandbox: Sandbox, kind: str, sessions: int) 
     assert len(await sessions_of(sandbox, key)) == sessions
 
 
+async def test_an_answer_that_breaks_off_leaves_its_effect(sandbox: Sandbox) -> None:
+    key, before = str(uuid4()), (await sandbox.state())["fired"].get("cut_after_effect", 0)
+    await fault(sandbox, "cut_after_effect")
+    with pytest.raises(stripe.APIConnectionError):
+        await sandbox.open(key=key, client_reference_id=key)
+    assert len(await sessions_of(sandbox, key)) == 1
+    answer = await sandbox.open(key=key, client_reference_id=key)
+    assert (replayed(answer), answer.client_reference_id) == (True, key)
+    assert len(await sessions_of(sandbox, key)) == 1
+    assert (await sandbox.state())["fired"]["cut_after_effect"] == before + 1
+
+
 @pytest.mark.parametrize(("kind", "sessions"), [("timeout_before_effect", 0), ("timeout_after_effect", 1)])
 async def test_after_a_timeout_the_same_key_settles_it(sandbox: Sandbox, kind: str, sessions: int) -> None:
     key = str(uuid4())

@@ -70,6 +70,7 @@ async def test_some_are_sent_twice_and_all_of_them_out_of_order(own_sandbox: San
     await settled(own_sandbox)
     arrived = [body["id"] for body in own_sandbox.endpoint.bodies()]
     assert set(Counter(arrived).values()) == {2}
+    assert (await own_sandbox.state())["taken"] == len(arrived)
     listed = await own_sandbox.client.v1.events.list_async({"limit": 100})
     emitted = [event.id for event in reversed(listed.data)]
     first = list(dict.fromkeys(arrived))

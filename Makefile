@@ -13,7 +13,7 @@ TEST_WORKERS ?= 3
 PROTOS := $(wildcard protos/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint format protos bench audit locks clean
+.PHONY: help setup demo up down test chaos lint format protos bench audit locks clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ down: setup ## Stop a detached shop
 test: setup ## Every test, on real servers
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS)
 
+chaos: setup ## The long proofs: every order of events, storms of webhooks, lost answers
+	@$(BIN)/python -m pytest -n 0 -m long
+
 bench: setup ## Orders per second and CPU per order, beside pgbench
 	@$(BIN)/aishop bench
 
@@ -69,4 +72,4 @@ locks: setup ## Resolve pyproject.toml into the two lock files again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
 
 clean: ## Remove .venv, caches and the local data folder
-	rm -rf .venv .aishop .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .aishop .aishop-chaos .mypy_cache .pytest_cache .ruff_cache

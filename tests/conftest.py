@@ -8,6 +8,7 @@ import pytest
 from xdist.remote import Producer
 
 from deploy.local.ephemeral import RunningStack, running_stack
+from tests.support import proofs
 from tests.support.groups import GroupScheduling, group_of, place_of
 from tests.support.servers import Servers
 
@@ -25,6 +26,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupSc
     """Whatever `--dist` says."""
     config.option.loadscopereorder = False
     return GroupScheduling(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The numbers of the proofs, and a copy of them in a file."""
+    reports = [
+        report for of_outcome in ("passed", "failed") for report in terminalreporter.getreports(of_outcome)
+    ]
+    counted = [
+        proofs.Proof(report.nodeid, report.outcome, report.duration, dict(report.user_properties)["proof"])
+        for report in reports
+        if report.when == "call" and "proof" in dict(report.user_properties)
+    ]
+    if counted:
+        terminalreporter.section("proofs")
+        for line in proofs.report(counted):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,13 @@ async def _once(customer: Customer, method: str, path: str, body: Any, key: str)
         answer = await customer.http.request(method, path, json=body, headers={"Idempotency-Key": key})
     except httpx.TransportError:
         return None
+    return answer if is_final(answer) else None
+
+
+def is_final(answer: httpx.Response) -> bool:
+    """Not for the shop's being busy, nor for the first request's being on its way."""
     in_flight = answer.status_code == 409 and answer.json()["code"] == "request_in_flight"
-    return None if answer.status_code >= 500 or in_flight else answer
+    return answer.status_code < 500 and not in_flight
 
 
 async def see(customer: Customer, path: str) -> JSON:

@@ -27,6 +27,7 @@ _OF_THEIR_OWN = {name for name in _FIRST if name.endswith(".py")}
 _AT_THE_SANDBOX = {
     f"tests/integration/payments/test_{name}.py"
     for name in (
+        "lost_answers",
         "money_back",
         "quarantine",
         "reconciliation",
@@ -36,7 +37,7 @@ _AT_THE_SANDBOX = {
     )
 }
 # Their tests meet in one shop.
-_SHOPPERS = ("tests/e2e", "tests/contract", "tests/browser")
+_SHOPPERS = ("tests/e2e", "tests/contract", "tests/browser", "tests/chaos/test_lost_webhooks.py")
 
 
 def group_of(nodeid: str) -> str:
@@ -47,7 +48,7 @@ def group_of(nodeid: str) -> str:
     folder = file.rpartition("/")[0]
     if file in _AT_THE_SANDBOX:
         return f"{folder} at the sandbox"
-    return "tests/shop" if folder in _SHOPPERS else folder
+    return "tests/shop" if folder in _SHOPPERS or file in _SHOPPERS else folder
 
 
 def place_of(group: str) -> tuple[int, str]:

@@ -50,13 +50,15 @@ class PaymentsProcess:
 
     servers: Servers
     logs: Path
+    name: str = "payments"
 
     def url(self, login: str) -> str:
-        return self.servers.url("payments", login)
+        address = self.servers.url("payments", login)
+        return f"{address.rpartition('/')[0]}/{self.name}"
 
     @property
     def admin_url(self) -> str:
-        return self.servers.admin_url("payments")
+        return self.servers.admin_url(self.name)
 
     def environment(self, **more: str) -> dict[str, str]:
         return os.environ | {
@@ -148,10 +150,10 @@ class Payments:
             cursor = await connection.execute(statement.encode(), parameters)
             return await cursor.fetchall() if cursor.description else []
 
-    async def until(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+    async def until(self, query: str, *parameters: object, seconds: float = 20) -> list[dict[str, Any]]:
         """Waits until the query finds rows."""
         pause = pauses()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(seconds):
             while not (rows := await self.sql(query, *parameters)):
                 await asyncio.sleep(next(pause))
         return rows

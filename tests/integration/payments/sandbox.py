@@ -22,10 +22,11 @@ AUTH = {"Authorization": f"Bearer {KEY}"}
 class Sandbox(StripeDouble):
     """What a test does at Stripe."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, key: str = KEY) -> None:
         super().__init__()
         self.url = url
-        self.http = httpx.AsyncClient(base_url=url, timeout=20)
+        self.http = httpx.AsyncClient(base_url=url, timeout=20, trust_env=False)
+        self._auth = {"Authorization": f"Bearer {key}"}
 
     async def control(self, where: str, /, **body: Any) -> Any:
         answer = await self.http.post(f"/_control/{where}", json=body)
@@ -36,18 +37,31 @@ class Sandbox(StripeDouble):
         await self.control("faults", path=path, kind=kind, **more)
 
     async def get(self, path: str, **params: Any) -> Any:
-        answer = await self.http.get(f"/v1/{path}", params=params, headers=AUTH)
+        answer = await self.http.get(f"/v1/{path}", params=params, headers=self._auth)
         assert answer.is_success, answer.text
         return answer.json()
+
+    async def listed(self, path: str, **params: Any) -> list[dict[str, Any]]:
+        """Every object of a listing, the newest first."""
+        found: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"has_more": True}
+        while page["has_more"]:
+            after = {"starting_after": found[-1]["id"]} if found else {}
+            page = await self.get(path, limit=100, **after, **params)
+            found += page["data"]
+        return found
 
     async def post(self, path: str, **form: Any) -> Any:
         """As the dashboard does."""
-        answer = await self.http.post(f"/v1/{path}", data=form, headers=AUTH)
+        answer = await self.http.post(f"/v1/{path}", data=form, headers=self._auth)
         assert answer.is_success, answer.text
         return answer.json()
 
+    async def state(self) -> Any:
+        return (await self.http.get("/_control/state")).json()
+
     async def count(self) -> int:
-        return int((await self.http.get("/_control/state")).json()["sessions"])
+        return int((await self.state())["sessions"])
 
     async def pay(self, url: str) -> None:
         assert (await self.http.post(url, data={"action": "pay"})).status_code == 303
@@ -58,13 +72,9 @@ class Sandbox(StripeDouble):
 
     async def events(self, *types: str, about: str = "") -> list[dict[str, Any]]:
         """The oldest first; of these types, and about this payment intent or object, when given."""
-        found: list[dict[str, Any]] = []
-        page: dict[str, Any] = {"has_more": True, "data": []}
-        while page["has_more"]:
-            after = {"starting_after": page["data"][-1]["id"]} if page["data"] else {}
-            page = await self.get("events", limit=100, **after)
-            found += [event for event in page["data"] if not types or event["type"] in types]
-        return [event for event in reversed(found) if not about or about in _names(event)]
+        found = reversed(await self.listed("events"))
+        of_types = [event for event in found if not types or event["type"] in types]
+        return [event for event in of_types if not about or about in _names(event)]
 
     async def deliver(self, event_id: str, *, copies: int = 1) -> None:
         answer = await self.http.post(f"/_control/events/{event_id}/deliver?copies={copies}")

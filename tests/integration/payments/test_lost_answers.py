@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
+from deploy.local.ephemeral import pauses
 from protos.payments.v1 import payments_pb2 as pb
 from tests.integration.payments.conftest import Payments
 from tests.integration.payments.sandbox import REFUNDS, SESSIONS, Sandbox, sandbox_of
@@ -51,13 +52,21 @@ async def together(works: Iterable[Awaitable[None]]) -> None:
     await asyncio.gather(*(one(work) for work in works))
 
 
+async def insist(call: Callable[[], Awaitable[object]]) -> None:
+    """As orders does: what is unavailable, or under way at Stripe, is asked for again a little later."""
+    async with asyncio.timeout(_SECONDS):
+        for pause in pauses():
+            try:
+                await call()
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(pause)
+
+
 async def ask_for_page(payments: Payments, order_id: UUID) -> None:
-    """As orders does: an answer that has to wait for Stripe is asked for again later."""
-    try:
-        await payments.order_checkout(order_id)
-    except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
-            raise
+    await insist(lambda: payments.order_checkout(order_id))
 
 
 async def give_back(payments: Payments, order_id: UUID) -> None:
@@ -65,7 +74,7 @@ async def give_back(payments: Payments, order_id: UUID) -> None:
     request = pb.CreateRefundRequest(
         order_id=str(order_id), refund_id=str(order_id), amount_cents=PAID, reason="lost"
     )
-    await payments.stub.CreateRefund(request)
+    await insist(lambda: payments.stub.CreateRefund(request))
 
 
 async def sessions_of(stripe: Sandbox, orders: list[UUID]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import grpc
 import httpx
 import psycopg
 
-from deploy.local.ephemeral import RunningStack
+from deploy.local.ephemeral import RunningStack, pauses
 from deploy.local.tokens import mint
 from protos.payments.v1 import payments_pb2 as pb
 from protos.payments.v1 import payments_pb2_grpc
@@ -108,9 +108,9 @@ class Shop:
         before: tuple[int, ...] = ()
         while any(now := await self._on_their_way()):
             if now != before:
-                before, deadline = now, time.monotonic() + _PATIENCE_SECONDS
+                before, deadline, pause = now, time.monotonic() + _PATIENCE_SECONDS, pauses()
             assert time.monotonic() < deadline, f"deliveries, events, grants that stand still: {now}"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(next(pause))
 
     async def _on_their_way(self) -> tuple[int, ...]:
         deliveries = (await self.stripe.state())["deliveries"]["pending"]
@@ -121,10 +121,11 @@ class Shop:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    pause = pauses()
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while not await condition():
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(next(pause))
     except TimeoutError:
         raise AssertionError(f"not so in {_PATIENCE_SECONDS} s: {what}") from None
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -26,10 +27,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.chassis import tables
+from services.chassis.audit_log import audit_log_table
 
 metadata = MetaData()
 tables.messaging_tables(metadata)
 tables.idempotency_table(metadata)
+audit_log_table(metadata)
 
 
 def _time(name: str, *, null: bool = False) -> "Column[object]":
@@ -65,7 +68,8 @@ products = Table(
     CheckConstraint("price_cents > 0", name="price_cents_positive"),
     CheckConstraint("price_points >= 0", name="price_points_not_negative"),
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
-    CheckConstraint("type IN ('digital')", name="known_type"),
+    CheckConstraint("type IN ('digital', 'physical')", name="known_type"),
+    CheckConstraint("length(title) BETWEEN 1 AND 200", name="title_given"),
     Index("idx_products_active", "id", postgresql_where=text("active")),
 )
 
@@ -92,11 +96,19 @@ stock_movements = Table(
     Column("delta", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("order_id", Uuid, ForeignKey("orders.id")),
+    Column("refund_id", Uuid, ForeignKey("refunds.id")),
     Column("actor", Text, nullable=False),
+    # Why, in an operator's words.
+    Column("note", Text, nullable=False, server_default=""),
     _time("created_at"),
     CheckConstraint("delta <> 0", name="delta_moves_something"),
-    CheckConstraint("reason IN ('received', 'sold')", name="known_reason"),
-    CheckConstraint("(reason = 'sold') = (order_id IS NOT NULL)", name="sold_by_an_order"),
+    CheckConstraint("reason IN ('received', 'corrected', 'sold', 'returned')", name="known_reason"),
+    CheckConstraint("(reason IN ('sold', 'returned')) = (order_id IS NOT NULL)", name="of_an_order"),
+    CheckConstraint("(reason = 'returned') = (refund_id IS NOT NULL)", name="returned_by_a_refund"),
+    CheckConstraint(
+        "CASE reason WHEN 'sold' THEN delta < 0 WHEN 'corrected' THEN true ELSE delta > 0 END",
+        name="sign_fits_reason",
+    ),
     Index("idx_stock_movements_product", "product_id"),
     Index(
         "idx_stock_movements_sold_once",
@@ -104,6 +116,13 @@ stock_movements = Table(
         "product_id",
         unique=True,
         postgresql_where=text("reason = 'sold'"),
+    ),
+    Index(
+        "idx_stock_movements_returned_once",
+        "refund_id",
+        "product_id",
+        unique=True,
+        postgresql_where=text("reason = 'returned'"),
     ),
 )
 
@@ -158,6 +177,11 @@ orders = Table(
     Column("refunded_points", BigInteger, nullable=False, server_default="0"),
     _time("fulfilled_at", null=True),
     Column("tracking_info", JSONB),
+    # What the payment's disputes amount to, and the version of the newest fact about the payment.
+    Column("dispute", Text, nullable=False, server_default="none"),
+    Column("payment_version", BigInteger, nullable=False, server_default="0"),
+    # Rises with every change that the customer can see.
+    Column("version", BigInteger, nullable=False, server_default="1"),
     _time("created_at"),
     _time("updated_at"),
     UniqueConstraint("user_id", "idempotency_key", name="orders_user_id_idempotency_key_key"),
@@ -171,6 +195,8 @@ orders = Table(
         " ELSE total_cents > 0 AND total_points = 0 END",
         name="one_kind_of_total",
     ),
+    CheckConstraint("dispute IN ('none', 'open', 'won', 'lost')", name="known_dispute"),
+    CheckConstraint("version > 0", name="version_positive"),
     CheckConstraint("refunded_cents BETWEEN 0 AND total_cents", name="refunded_cents_within_total"),
     CheckConstraint("refunded_points BETWEEN 0 AND total_points", name="refunded_points_within_total"),
     CheckConstraint(
@@ -207,11 +233,14 @@ order_items = Table(
     Column("price_cents", BigInteger, nullable=False),
     Column("price_points", BigInteger, nullable=False),
     Column("quantity", Integer, nullable=False),
+    # What refunds have taken, those under way included.
+    Column("refunded_quantity", Integer, nullable=False, server_default="0"),
     Column("refunded_cents", BigInteger, nullable=False, server_default="0"),
     Column("refunded_points", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("order_id", "product_id"),
     CheckConstraint("quantity BETWEEN 1 AND 1000", name="quantity_in_range"),
     CheckConstraint("price_cents > 0 AND price_points >= 0", name="prices_not_negative"),
+    CheckConstraint("refunded_quantity BETWEEN 0 AND quantity", name="refunded_quantity_within_line"),
     CheckConstraint("refunded_cents BETWEEN 0 AND price_cents * quantity", name="refunded_cents_within_line"),
     CheckConstraint(
         "refunded_points BETWEEN 0 AND price_points * quantity", name="refunded_points_within_line"
@@ -229,6 +258,7 @@ order_history = Table(
     Column("to_status", Text, nullable=False),
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("trace_id", Text),
     _time("created_at"),
     CheckConstraint("from_status IS DISTINCT FROM to_status", name="moves"),
     Index("idx_order_history_order", "order_id"),
@@ -242,6 +272,13 @@ stock_reservations = Table(
     Column("user_id", Uuid, nullable=False),
     Column("quantity", Integer, nullable=False),
     Column("status", Text, nullable=False, server_default="held"),
+    # When somebody must ask what became of the order; never when the stock is given back.
+    Column(
+        "due_at",
+        TIMESTAMP(timezone=True),
+        nullable=False,
+        server_default=text("now() + interval '50 minutes'"),
+    ),
     _time("created_at"),
     PrimaryKeyConstraint("order_id", "product_id"),
     CheckConstraint("quantity > 0", name="quantity_positive"),
@@ -276,12 +313,102 @@ saga_runs = Table(
         "next_attempt_at",
         postgresql_where=text("status IN ('running', 'undoing')"),
     ),
+    Index("idx_saga_runs_stuck", "created_at", postgresql_where=text("status = 'stuck'")),
+)
+
+refunds = Table(
+    "refunds",
+    metadata,
+    # Chosen by whoever asks: the same id refunds once.
+    Column("id", Uuid, primary_key=True),
+    Column("order_id", Uuid, ForeignKey("orders.id"), nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("status", Text, nullable=False, server_default="requested"),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("amount_points", BigInteger, nullable=False),
+    Column("return_stock", Boolean, nullable=False),
+    # The operator's user id, or `saga` for a late payment without goods.
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("failure_reason", Text),
+    # Version of the newest fact about a refund at Stripe that was applied.
+    Column("version", BigInteger, nullable=False, server_default="0"),
+    _time("created_at"),
+    _time("updated_at"),
+    _time("finished_at", null=True),
+    CheckConstraint("status IN ('requested', 'pending', 'succeeded', 'failed')", name="known_status"),
+    CheckConstraint(
+        "amount_cents >= 0 AND amount_points >= 0"
+        " AND num_nonnulls(nullif(amount_cents, 0), nullif(amount_points, 0)) = 1",
+        name="one_kind_of_amount",
+    ),
+    CheckConstraint(
+        "(status IN ('succeeded', 'failed')) = (finished_at IS NOT NULL)", name="finished_has_a_time"
+    ),
+    CheckConstraint("(status = 'failed') = (failure_reason IS NOT NULL)", name="failed_has_a_reason"),
+    CheckConstraint("length(actor) > 0 AND length(reason) > 0", name="actor_and_reason_given"),
+    Index("idx_refunds_order", "order_id", "created_at"),
+)
+
+refund_items = Table(
+    "refund_items",
+    metadata,
+    Column("refund_id", Uuid, ForeignKey("refunds.id"), nullable=False),
+    Column("product_id", Uuid, nullable=False),
+    Column("order_id", Uuid, nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("cents", BigInteger, nullable=False),
+    Column("points", BigInteger, nullable=False),
+    PrimaryKeyConstraint("refund_id", "product_id"),
+    ForeignKeyConstraint(["order_id", "product_id"], ["order_items.order_id", "order_items.product_id"]),
+    CheckConstraint("quantity > 0", name="quantity_positive"),
+    CheckConstraint("cents >= 0 AND points >= 0", name="amounts_not_negative"),
+)
+
+download_grants = Table(
+    "download_grants",
+    metadata,
+    _new_id(),
+    Column("order_id", Uuid, nullable=False),
+    Column("product_id", Uuid, nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("status", Text, nullable=False, server_default="active"),
+    Column("downloads_left", Integer, nullable=False),
+    Column("reissues_left", Integer, nullable=False),
+    # Part of every link: raised by a reissue, so that older links are void.
+    Column("generation", Integer, nullable=False, server_default="1"),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=False),
+    _time("created_at"),
+    _time("updated_at"),
+    UniqueConstraint("order_id", "product_id", name="download_grants_order_id_product_id_key"),
+    ForeignKeyConstraint(["order_id", "product_id"], ["order_items.order_id", "order_items.product_id"]),
+    CheckConstraint("status IN ('active', 'suspended', 'revoked')", name="known_status"),
+    CheckConstraint("downloads_left >= 0", name="downloads_left_not_negative"),
+    CheckConstraint("reissues_left >= 0", name="reissues_left_not_negative"),
+)
+
+# Every file that was given out.
+downloads = Table(
+    "downloads",
+    metadata,
+    _new_id(),
+    Column("grant_id", Uuid, ForeignKey("download_grants.id"), nullable=False),
+    Column("order_id", Uuid, nullable=False),
+    Column("product_id", Uuid, nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("trace_id", Text),
+    _time("created_at"),
+    Index("idx_downloads_grant", "grant_id"),
+    Index("idx_downloads_order", "order_id"),
 )
 
 mails = Table(
     "mails",
     metadata,
     Column("order_id", Uuid, ForeignKey("orders.id"), nullable=False),
+    # receipt, downloads, shipped, or refund:<refund id>: each mail once.
     Column("kind", Text, nullable=False),
     Column("user_id", Uuid, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -290,7 +417,10 @@ mails = Table(
     _time("created_at"),
     _time("sent_at", null=True),
     PrimaryKeyConstraint("order_id", "kind"),
-    CheckConstraint("kind IN ('receipt')", name="known_kind"),
+    CheckConstraint(
+        "kind ~ '^(receipt|downloads|shipped|refund:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'",
+        name="known_kind",
+    ),
     Index("idx_mails_unsent", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
 )
 
@@ -305,5 +435,9 @@ USER_TABLES = (
     "saga_runs",
     "mails",
     "idempotency_keys",
+    "refunds",
+    "refund_items",
+    "download_grants",
+    "downloads",
 )
-APPEND_ONLY_TABLES = ("stock_movements", "order_history")
+APPEND_ONLY_TABLES = ("stock_movements", "order_history", "audit_log", "downloads")

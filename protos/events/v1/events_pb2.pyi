@@ -363,3 +363,69 @@ class OrderEnded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderEnded: _TypeAlias = OrderEnded  # noqa: Y015
+
+@_typing.final
+class OrderRefunded(_message.Message):
+    """orders.order.refunded: a refund reached the customer, or the payment's dispute was lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    REFUNDED_CENTS_FIELD_NUMBER: _builtins.int
+    REFUNDED_POINTS_FIELD_NUMBER: _builtins.int
+    IS_WHOLE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    user_id: _builtins.str
+    refund_id: _builtins.str
+    """Empty when it was made in Stripe's dashboard, or by the bank."""
+    refunded_cents: _builtins.int
+    """What went back of the order by now."""
+    refunded_points: _builtins.int
+    is_whole: _builtins.bool
+    """Whether nothing is left of it: its status is refunded."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        refund_id: _builtins.str = ...,
+        refunded_cents: _builtins.int = ...,
+        refunded_points: _builtins.int = ...,
+        is_whole: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_whole", b"is_whole", "order_id", b"order_id", "reason", b"reason", "refund_id", b"refund_id", "refunded_cents", b"refunded_cents", "refunded_points", b"refunded_points", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderRefunded: _TypeAlias = OrderRefunded  # noqa: Y015
+
+@_typing.final
+class ProductChanged(_message.Message):
+    """orders.product.changed: what the catalogue shows of a product is out of date."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProductChanged: _TypeAlias = ProductChanged  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """What can be bought. Needs no user.
+    """What can be bought. Needs no user. Answers may be a moment old: no decision reads them.
     """
 
     def __init__(self, channel):
@@ -48,11 +48,12 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """What can be bought. Needs no user.
+    """What can be bought. Needs no user. Answers may be a moment old: no decision reads them.
     """
 
     def ListProducts(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Products on sale in the order they came in, by keyset cursor; `search` and `type` narrow them down.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -85,7 +86,7 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """What can be bought. Needs no user.
+    """What can be bought. Needs no user. Answers may be a moment old: no decision reads them.
     """
 
     @staticmethod
@@ -132,6 +133,261 @@ class CatalogService:
             '/aishop.orders.v1.CatalogService/GetProduct',
             protos_dot_orders_dot_v1_dot_orders__pb2.GetProductRequest.SerializeToString,
             protos_dot_orders_dot_v1_dot_orders__pb2.GetProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class CatalogOperatorServiceStub:
+    """What operators do to the catalogue and its stock. Each action is in the audit log with its actor and reason.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListAllProducts = channel.unary_unary(
+                '/aishop.orders.v1.CatalogOperatorService/ListAllProducts',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsResponse.FromString,
+                _registered_method=True)
+        self.CreateProduct = channel.unary_unary(
+                '/aishop.orders.v1.CatalogOperatorService/CreateProduct',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CreateProductRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CreateProductResponse.FromString,
+                _registered_method=True)
+        self.ChangeProduct = channel.unary_unary(
+                '/aishop.orders.v1.CatalogOperatorService/ChangeProduct',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ChangeProductRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ChangeProductResponse.FromString,
+                _registered_method=True)
+        self.MoveStock = channel.unary_unary(
+                '/aishop.orders.v1.CatalogOperatorService/MoveStock',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.MoveStockRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.MoveStockResponse.FromString,
+                _registered_method=True)
+        self.ListStockMovements = channel.unary_unary(
+                '/aishop.orders.v1.CatalogOperatorService/ListStockMovements',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListStockMovementsRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListStockMovementsResponse.FromString,
+                _registered_method=True)
+
+
+class CatalogOperatorServiceServicer:
+    """What operators do to the catalogue and its stock. Each action is in the audit log with its actor and reason.
+    """
+
+    def ListAllProducts(self, request, context):
+        """Every product, retired ones too, with its stock; always read from the database.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateProduct(self, request, context):
+        """Idempotent by product_id. ABORTED PRODUCT_EXISTS when the id stands for another product.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeProduct(self, request, context):
+        """Changes the fields that are present; what orders and carts have frozen stays. ABORTED PRODUCT_CHANGED
+        {version} when expected_version is not today's. `active` false retires the product, true sells it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveStock(self, request, context):
+        """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
+        FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
+        STOCK_UNLIMITED for a product without a count.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStockMovements(self, request, context):
+        """What moved a product's stock, newest first, by keyset cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CatalogOperatorServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListAllProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAllProducts,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsResponse.SerializeToString,
+            ),
+            'CreateProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateProduct,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CreateProductRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CreateProductResponse.SerializeToString,
+            ),
+            'ChangeProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeProduct,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ChangeProductRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ChangeProductResponse.SerializeToString,
+            ),
+            'MoveStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveStock,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.MoveStockRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.MoveStockResponse.SerializeToString,
+            ),
+            'ListStockMovements': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStockMovements,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListStockMovementsRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListStockMovementsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'aishop.orders.v1.CatalogOperatorService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('aishop.orders.v1.CatalogOperatorService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class CatalogOperatorService:
+    """What operators do to the catalogue and its stock. Each action is in the audit log with its actor and reason.
+    """
+
+    @staticmethod
+    def ListAllProducts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.CatalogOperatorService/ListAllProducts',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.CatalogOperatorService/CreateProduct',
+            protos_dot_orders_dot_v1_dot_orders__pb2.CreateProductRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.CreateProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.CatalogOperatorService/ChangeProduct',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ChangeProductRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ChangeProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.CatalogOperatorService/MoveStock',
+            protos_dot_orders_dot_v1_dot_orders__pb2.MoveStockRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.MoveStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStockMovements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.CatalogOperatorService/ListStockMovements',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListStockMovementsRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListStockMovementsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -424,6 +680,26 @@ class OrdersServiceStub:
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
                 _registered_method=True)
+        self.WatchOrder = channel.unary_stream(
+                '/aishop.orders.v1.OrdersService/WatchOrder',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.WatchOrderRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.WatchOrderResponse.FromString,
+                _registered_method=True)
+        self.ListDownloads = channel.unary_unary(
+                '/aishop.orders.v1.OrdersService/ListDownloads',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDownloadsRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDownloadsResponse.FromString,
+                _registered_method=True)
+        self.ReissueDownload = channel.unary_unary(
+                '/aishop.orders.v1.OrdersService/ReissueDownload',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ReissueDownloadRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ReissueDownloadResponse.FromString,
+                _registered_method=True)
+        self.Download = channel.unary_stream(
+                '/aishop.orders.v1.OrdersService/Download',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.DownloadRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.DownloadResponse.FromString,
+                _registered_method=True)
 
 
 class OrdersServiceServicer:
@@ -461,6 +737,38 @@ class OrdersServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchOrder(self, request, context):
+        """The order now, and again whenever it changes, until it can change no more or the server ends the stream
+        (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDownloads(self, request, context):
+        """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReissueDownload(self, request, context):
+        """Gives the owner a new count and a new time for one product; links that were given out before are void.
+        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Download(self, request, context):
+        """Takes one download off the count and answers with the file: first its head, which may say where to get it
+        instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
+        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrdersServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -483,6 +791,26 @@ def add_OrdersServiceServicer_to_server(servicer, server):
                     servicer.CancelOrder,
                     request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.FromString,
                     response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'WatchOrder': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrder,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.WatchOrderRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.WatchOrderResponse.SerializeToString,
+            ),
+            'ListDownloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDownloads,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDownloadsRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDownloadsResponse.SerializeToString,
+            ),
+            'ReissueDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReissueDownload,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ReissueDownloadRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ReissueDownloadResponse.SerializeToString,
+            ),
+            'Download': grpc.unary_stream_rpc_method_handler(
+                    servicer.Download,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.DownloadRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.DownloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -594,6 +922,459 @@ class OrdersService:
             '/aishop.orders.v1.OrdersService/CancelOrder',
             protos_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
             protos_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersService/WatchOrder',
+            protos_dot_orders_dot_v1_dot_orders__pb2.WatchOrderRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.WatchOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDownloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersService/ListDownloads',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListDownloadsRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListDownloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReissueDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersService/ReissueDownload',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ReissueDownloadRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ReissueDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Download(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersService/Download',
+            protos_dot_orders_dot_v1_dot_orders__pb2.DownloadRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.DownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class OrdersOperatorServiceStub:
+    """What operators see and do about orders. Each action is in the audit log with its actor and reason.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.InspectOrder = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/InspectOrder',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderResponse.FromString,
+                _registered_method=True)
+        self.RefundOrder = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/RefundOrder',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderResponse.FromString,
+                _registered_method=True)
+        self.ShipOrder = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/ShipOrder',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ShipOrderRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ShipOrderResponse.FromString,
+                _registered_method=True)
+        self.ListSagas = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/ListSagas',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListSagasRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListSagasResponse.FromString,
+                _registered_method=True)
+        self.RetrySaga = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/RetrySaga',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.RetrySagaRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.RetrySagaResponse.FromString,
+                _registered_method=True)
+        self.CompensateSaga = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/CompensateSaga',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaResponse.FromString,
+                _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/GetTimeline',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
+
+
+class OrdersOperatorServiceServicer:
+    """What operators see and do about orders. Each action is in the audit log with its actor and reason.
+    """
+
+    def InspectOrder(self, request, context):
+        """Any order, with its refunds and its sagas. NOT_FOUND ORDER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundOrder(self, request, context):
+        """Gives points or money back where they came from, for the whole order or by line. Idempotent by refund_id;
+        all refunds together never exceed what was paid. It waits for the capture; follow it with InspectOrder.
+        FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
+        ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShipOrder(self, request, context):
+        """Records that the physical lines of an order were sent. FAILED_PRECONDITION NOTHING_TO_SHIP.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSagas(self, request, context):
+        """Saga runs, those that wait longest first within a status, by keyset cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetrySaga(self, request, context):
+        """Tries a run again now; a stuck one goes on where it stood. NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION
+        SAGA_ENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompensateSaga(self, request, context):
+        """Turns a run around that has not passed its pivot: what it did is given back, its order ends.
+        NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_PAST_PIVOT | SAGA_ENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTimeline(self, request, context):
+        """What happened here to an order or a user, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_OrdersOperatorServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'InspectOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectOrder,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderResponse.SerializeToString,
+            ),
+            'RefundOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundOrder,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderResponse.SerializeToString,
+            ),
+            'ShipOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShipOrder,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ShipOrderRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ShipOrderResponse.SerializeToString,
+            ),
+            'ListSagas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSagas,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListSagasRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListSagasResponse.SerializeToString,
+            ),
+            'RetrySaga': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetrySaga,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.RetrySagaRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.RetrySagaResponse.SerializeToString,
+            ),
+            'CompensateSaga': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompensateSaga,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'aishop.orders.v1.OrdersOperatorService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('aishop.orders.v1.OrdersOperatorService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class OrdersOperatorService:
+    """What operators see and do about orders. Each action is in the audit log with its actor and reason.
+    """
+
+    @staticmethod
+    def InspectOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/InspectOrder',
+            protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefundOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/RefundOrder',
+            protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShipOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/ShipOrder',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ShipOrderRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ShipOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSagas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/ListSagas',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListSagasRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListSagasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetrySaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/RetrySaga',
+            protos_dot_orders_dot_v1_dot_orders__pb2.RetrySagaRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.RetrySagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompensateSaga(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/CompensateSaga',
+            protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/GetTimeline',
+            protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,32 +27,35 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogServiceStub:
-    """What can be bought. Needs no user."""
+    """What can be bought. Needs no user. Answers may be a moment old: no decision reads them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogServiceAsyncStub: ...
     ListProducts: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListProductsRequest, _orders_pb2.ListProductsResponse]
+    """Products on sale in the order they came in, by keyset cursor; `search` and `type` narrow them down."""
     GetProduct: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetProductRequest, _orders_pb2.GetProductResponse]
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
-    """What can be bought. Needs no user."""
+    """What can be bought. Needs no user. Answers may be a moment old: no decision reads them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListProducts: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListProductsRequest, _orders_pb2.ListProductsResponse]  # type: ignore[assignment]
+    """Products on sale in the order they came in, by keyset cursor; `search` and `type` narrow them down."""
     GetProduct: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetProductRequest, _orders_pb2.GetProductResponse]  # type: ignore[assignment]
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What can be bought. Needs no user."""
+    """What can be bought. Needs no user. Answers may be a moment old: no decision reads them."""
 
     @_abc_1.abstractmethod
     def ListProducts(
         self,
         request: _orders_pb2.ListProductsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orders_pb2.ListProductsResponse, _abc.Awaitable[_orders_pb2.ListProductsResponse]]: ...
+    ) -> _typing.Union[_orders_pb2.ListProductsResponse, _abc.Awaitable[_orders_pb2.ListProductsResponse]]:
+        """Products on sale in the order they came in, by keyset cursor; `search` and `type` narrow them down."""
 
     @_abc_1.abstractmethod
     def GetProduct(
@@ -62,6 +65,100 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.GetProductResponse, _abc.Awaitable[_orders_pb2.GetProductResponse]]: ...
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class CatalogOperatorServiceStub:
+    """What operators do to the catalogue and its stock. Each action is in the audit log with its actor and reason."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> CatalogOperatorServiceAsyncStub: ...
+    ListAllProducts: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListAllProductsRequest, _orders_pb2.ListAllProductsResponse]
+    """Every product, retired ones too, with its stock; always read from the database."""
+    CreateProduct: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CreateProductRequest, _orders_pb2.CreateProductResponse]
+    """Idempotent by product_id. ABORTED PRODUCT_EXISTS when the id stands for another product."""
+    ChangeProduct: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ChangeProductRequest, _orders_pb2.ChangeProductResponse]
+    """Changes the fields that are present; what orders and carts have frozen stays. ABORTED PRODUCT_CHANGED
+    {version} when expected_version is not today's. `active` false retires the product, true sells it again.
+    """
+    MoveStock: _grpc.UnaryUnaryMultiCallable[_orders_pb2.MoveStockRequest, _orders_pb2.MoveStockResponse]
+    """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
+    FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
+    STOCK_UNLIMITED for a product without a count.
+    """
+    ListStockMovements: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListStockMovementsRequest, _orders_pb2.ListStockMovementsResponse]
+    """What moved a product's stock, newest first, by keyset cursor."""
+
+@_typing.type_check_only
+class CatalogOperatorServiceAsyncStub(CatalogOperatorServiceStub):
+    """What operators do to the catalogue and its stock. Each action is in the audit log with its actor and reason."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListAllProducts: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListAllProductsRequest, _orders_pb2.ListAllProductsResponse]  # type: ignore[assignment]
+    """Every product, retired ones too, with its stock; always read from the database."""
+    CreateProduct: _aio.UnaryUnaryMultiCallable[_orders_pb2.CreateProductRequest, _orders_pb2.CreateProductResponse]  # type: ignore[assignment]
+    """Idempotent by product_id. ABORTED PRODUCT_EXISTS when the id stands for another product."""
+    ChangeProduct: _aio.UnaryUnaryMultiCallable[_orders_pb2.ChangeProductRequest, _orders_pb2.ChangeProductResponse]  # type: ignore[assignment]
+    """Changes the fields that are present; what orders and carts have frozen stays. ABORTED PRODUCT_CHANGED
+    {version} when expected_version is not today's. `active` false retires the product, true sells it again.
+    """
+    MoveStock: _aio.UnaryUnaryMultiCallable[_orders_pb2.MoveStockRequest, _orders_pb2.MoveStockResponse]  # type: ignore[assignment]
+    """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
+    FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
+    STOCK_UNLIMITED for a product without a count.
+    """
+    ListStockMovements: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListStockMovementsRequest, _orders_pb2.ListStockMovementsResponse]  # type: ignore[assignment]
+    """What moved a product's stock, newest first, by keyset cursor."""
+
+class CatalogOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What operators do to the catalogue and its stock. Each action is in the audit log with its actor and reason."""
+
+    @_abc_1.abstractmethod
+    def ListAllProducts(
+        self,
+        request: _orders_pb2.ListAllProductsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ListAllProductsResponse, _abc.Awaitable[_orders_pb2.ListAllProductsResponse]]:
+        """Every product, retired ones too, with its stock; always read from the database."""
+
+    @_abc_1.abstractmethod
+    def CreateProduct(
+        self,
+        request: _orders_pb2.CreateProductRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.CreateProductResponse, _abc.Awaitable[_orders_pb2.CreateProductResponse]]:
+        """Idempotent by product_id. ABORTED PRODUCT_EXISTS when the id stands for another product."""
+
+    @_abc_1.abstractmethod
+    def ChangeProduct(
+        self,
+        request: _orders_pb2.ChangeProductRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ChangeProductResponse, _abc.Awaitable[_orders_pb2.ChangeProductResponse]]:
+        """Changes the fields that are present; what orders and carts have frozen stays. ABORTED PRODUCT_CHANGED
+        {version} when expected_version is not today's. `active` false retires the product, true sells it again.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveStock(
+        self,
+        request: _orders_pb2.MoveStockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.MoveStockResponse, _abc.Awaitable[_orders_pb2.MoveStockResponse]]:
+        """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
+        FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
+        STOCK_UNLIMITED for a product without a count.
+        """
+
+    @_abc_1.abstractmethod
+    def ListStockMovements(
+        self,
+        request: _orders_pb2.ListStockMovementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ListStockMovementsResponse, _abc.Awaitable[_orders_pb2.ListStockMovementsResponse]]:
+        """What moved a product's stock, newest first, by keyset cursor."""
+
+def add_CatalogOperatorServiceServicer_to_server(servicer: CatalogOperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class CartServiceStub:
     """The user's cart. Every change raises its version; expected_version refuses a stale one
@@ -156,6 +253,21 @@ class OrdersServiceStub:
     """Cancels a pending order; a card order's session is expired before its stock is released.
     ABORTED ORDER_NOT_CANCELLABLE {status}.
     """
+    WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]
+    """The order now, and again whenever it changes, until it can change no more or the server ends the stream
+    (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+    """
+    ListDownloads: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListDownloadsRequest, _orders_pb2.ListDownloadsResponse]
+    """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND."""
+    ReissueDownload: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ReissueDownloadRequest, _orders_pb2.ReissueDownloadResponse]
+    """Gives the owner a new count and a new time for one product; links that were given out before are void.
+    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
+    """
+    Download: _grpc.UnaryStreamMultiCallable[_orders_pb2.DownloadRequest, _orders_pb2.DownloadResponse]
+    """Takes one download off the count and answers with the file: first its head, which may say where to get it
+    instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
+    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
+    """
 
 @_typing.type_check_only
 class OrdersServiceAsyncStub(OrdersServiceStub):
@@ -174,6 +286,21 @@ class OrdersServiceAsyncStub(OrdersServiceStub):
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels a pending order; a card order's session is expired before its stock is released.
     ABORTED ORDER_NOT_CANCELLABLE {status}.
+    """
+    WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]  # type: ignore[assignment]
+    """The order now, and again whenever it changes, until it can change no more or the server ends the stream
+    (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+    """
+    ListDownloads: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListDownloadsRequest, _orders_pb2.ListDownloadsResponse]  # type: ignore[assignment]
+    """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND."""
+    ReissueDownload: _aio.UnaryUnaryMultiCallable[_orders_pb2.ReissueDownloadRequest, _orders_pb2.ReissueDownloadResponse]  # type: ignore[assignment]
+    """Gives the owner a new count and a new time for one product; links that were given out before are void.
+    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
+    """
+    Download: _aio.UnaryStreamMultiCallable[_orders_pb2.DownloadRequest, _orders_pb2.DownloadResponse]  # type: ignore[assignment]
+    """Takes one download off the count and answers with the file: first its head, which may say where to get it
+    instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
+    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
     """
 
 class OrdersServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -216,4 +343,170 @@ class OrdersServiceServicer(metaclass=_abc_1.ABCMeta):
         ABORTED ORDER_NOT_CANCELLABLE {status}.
         """
 
+    @_abc_1.abstractmethod
+    def WatchOrder(
+        self,
+        request: _orders_pb2.WatchOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrderResponse], _abc.AsyncIterator[_orders_pb2.WatchOrderResponse]]:
+        """The order now, and again whenever it changes, until it can change no more or the server ends the stream
+        (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDownloads(
+        self,
+        request: _orders_pb2.ListDownloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ListDownloadsResponse, _abc.Awaitable[_orders_pb2.ListDownloadsResponse]]:
+        """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ReissueDownload(
+        self,
+        request: _orders_pb2.ReissueDownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ReissueDownloadResponse, _abc.Awaitable[_orders_pb2.ReissueDownloadResponse]]:
+        """Gives the owner a new count and a new time for one product; links that were given out before are void.
+        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
+        """
+
+    @_abc_1.abstractmethod
+    def Download(
+        self,
+        request: _orders_pb2.DownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orders_pb2.DownloadResponse], _abc.AsyncIterator[_orders_pb2.DownloadResponse]]:
+        """Takes one download off the count and answers with the file: first its head, which may say where to get it
+        instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
+        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
+        """
+
 def add_OrdersServiceServicer_to_server(servicer: OrdersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class OrdersOperatorServiceStub:
+    """What operators see and do about orders. Each action is in the audit log with its actor and reason."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> OrdersOperatorServiceAsyncStub: ...
+    InspectOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.InspectOrderRequest, _orders_pb2.InspectOrderResponse]
+    """Any order, with its refunds and its sagas. NOT_FOUND ORDER_NOT_FOUND."""
+    RefundOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.RefundOrderRequest, _orders_pb2.RefundOrderResponse]
+    """Gives points or money back where they came from, for the whole order or by line. Idempotent by refund_id;
+    all refunds together never exceed what was paid. It waits for the capture; follow it with InspectOrder.
+    FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
+    ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
+    """
+    ShipOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ShipOrderRequest, _orders_pb2.ShipOrderResponse]
+    """Records that the physical lines of an order were sent. FAILED_PRECONDITION NOTHING_TO_SHIP."""
+    ListSagas: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListSagasRequest, _orders_pb2.ListSagasResponse]
+    """Saga runs, those that wait longest first within a status, by keyset cursor."""
+    RetrySaga: _grpc.UnaryUnaryMultiCallable[_orders_pb2.RetrySagaRequest, _orders_pb2.RetrySagaResponse]
+    """Tries a run again now; a stuck one goes on where it stood. NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION
+    SAGA_ENDED.
+    """
+    CompensateSaga: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CompensateSagaRequest, _orders_pb2.CompensateSagaResponse]
+    """Turns a run around that has not passed its pivot: what it did is given back, its order ends.
+    NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_PAST_PIVOT | SAGA_ENDED.
+    """
+    GetTimeline: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]
+    """What happened here to an order or a user, the oldest first."""
+
+@_typing.type_check_only
+class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
+    """What operators see and do about orders. Each action is in the audit log with its actor and reason."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    InspectOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.InspectOrderRequest, _orders_pb2.InspectOrderResponse]  # type: ignore[assignment]
+    """Any order, with its refunds and its sagas. NOT_FOUND ORDER_NOT_FOUND."""
+    RefundOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.RefundOrderRequest, _orders_pb2.RefundOrderResponse]  # type: ignore[assignment]
+    """Gives points or money back where they came from, for the whole order or by line. Idempotent by refund_id;
+    all refunds together never exceed what was paid. It waits for the capture; follow it with InspectOrder.
+    FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
+    ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
+    """
+    ShipOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.ShipOrderRequest, _orders_pb2.ShipOrderResponse]  # type: ignore[assignment]
+    """Records that the physical lines of an order were sent. FAILED_PRECONDITION NOTHING_TO_SHIP."""
+    ListSagas: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListSagasRequest, _orders_pb2.ListSagasResponse]  # type: ignore[assignment]
+    """Saga runs, those that wait longest first within a status, by keyset cursor."""
+    RetrySaga: _aio.UnaryUnaryMultiCallable[_orders_pb2.RetrySagaRequest, _orders_pb2.RetrySagaResponse]  # type: ignore[assignment]
+    """Tries a run again now; a stuck one goes on where it stood. NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION
+    SAGA_ENDED.
+    """
+    CompensateSaga: _aio.UnaryUnaryMultiCallable[_orders_pb2.CompensateSagaRequest, _orders_pb2.CompensateSagaResponse]  # type: ignore[assignment]
+    """Turns a run around that has not passed its pivot: what it did is given back, its order ends.
+    NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_PAST_PIVOT | SAGA_ENDED.
+    """
+    GetTimeline: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]  # type: ignore[assignment]
+    """What happened here to an order or a user, the oldest first."""
+
+class OrdersOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What operators see and do about orders. Each action is in the audit log with its actor and reason."""
+
+    @_abc_1.abstractmethod
+    def InspectOrder(
+        self,
+        request: _orders_pb2.InspectOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.InspectOrderResponse, _abc.Awaitable[_orders_pb2.InspectOrderResponse]]:
+        """Any order, with its refunds and its sagas. NOT_FOUND ORDER_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def RefundOrder(
+        self,
+        request: _orders_pb2.RefundOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.RefundOrderResponse, _abc.Awaitable[_orders_pb2.RefundOrderResponse]]:
+        """Gives points or money back where they came from, for the whole order or by line. Idempotent by refund_id;
+        all refunds together never exceed what was paid. It waits for the capture; follow it with InspectOrder.
+        FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
+        ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
+        """
+
+    @_abc_1.abstractmethod
+    def ShipOrder(
+        self,
+        request: _orders_pb2.ShipOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ShipOrderResponse, _abc.Awaitable[_orders_pb2.ShipOrderResponse]]:
+        """Records that the physical lines of an order were sent. FAILED_PRECONDITION NOTHING_TO_SHIP."""
+
+    @_abc_1.abstractmethod
+    def ListSagas(
+        self,
+        request: _orders_pb2.ListSagasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ListSagasResponse, _abc.Awaitable[_orders_pb2.ListSagasResponse]]:
+        """Saga runs, those that wait longest first within a status, by keyset cursor."""
+
+    @_abc_1.abstractmethod
+    def RetrySaga(
+        self,
+        request: _orders_pb2.RetrySagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.RetrySagaResponse, _abc.Awaitable[_orders_pb2.RetrySagaResponse]]:
+        """Tries a run again now; a stuck one goes on where it stood. NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION
+        SAGA_ENDED.
+        """
+
+    @_abc_1.abstractmethod
+    def CompensateSaga(
+        self,
+        request: _orders_pb2.CompensateSagaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.CompensateSagaResponse, _abc.Awaitable[_orders_pb2.CompensateSagaResponse]]:
+        """Turns a run around that has not passed its pivot: what it did is given back, its order ends.
+        NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_PAST_PIVOT | SAGA_ENDED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTimeline(
+        self,
+        request: _orders_pb2.GetTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.GetTimelineResponse, _abc.Awaitable[_orders_pb2.GetTimelineResponse]]:
+        """What happened here to an order or a user, the oldest first."""
+
+def add_OrdersOperatorServiceServicer_to_server(servicer: OrdersOperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

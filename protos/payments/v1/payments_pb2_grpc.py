@@ -56,6 +56,11 @@ class PaymentsServiceStub:
                 request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetCheckoutRequest.SerializeToString,
                 response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetCheckoutResponse.FromString,
                 _registered_method=True)
+        self.WatchCheckout = channel.unary_stream(
+                '/aishop.payments.v1.PaymentsService/WatchCheckout',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.WatchCheckoutRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.WatchCheckoutResponse.FromString,
+                _registered_method=True)
         self.ExpireOrderCheckout = channel.unary_unary(
                 '/aishop.payments.v1.PaymentsService/ExpireOrderCheckout',
                 request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ExpireOrderCheckoutRequest.SerializeToString,
@@ -127,6 +132,14 @@ class PaymentsServiceServicer:
 
     def GetCheckout(self, request, context):
         """One checkout of this user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchCheckout(self, request, context):
+        """The checkout now, and again whenever it changes, until it can change no more or the server ends the stream
+        (a few minutes): then ask again with the last version. NOT_FOUND CHECKOUT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,6 +230,11 @@ def add_PaymentsServiceServicer_to_server(servicer, server):
                     servicer.GetCheckout,
                     request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetCheckoutRequest.FromString,
                     response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetCheckoutResponse.SerializeToString,
+            ),
+            'WatchCheckout': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCheckout,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.WatchCheckoutRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.WatchCheckoutResponse.SerializeToString,
             ),
             'ExpireOrderCheckout': grpc.unary_unary_rpc_method_handler(
                     servicer.ExpireOrderCheckout,
@@ -369,6 +387,33 @@ class PaymentsService:
             '/aishop.payments.v1.PaymentsService/GetCheckout',
             protos_dot_payments_dot_v1_dot_payments__pb2.GetCheckoutRequest.SerializeToString,
             protos_dot_payments_dot_v1_dot_payments__pb2.GetCheckoutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCheckout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/WatchCheckout',
+            protos_dot_payments_dot_v1_dot_payments__pb2.WatchCheckoutRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.WatchCheckoutResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -642,6 +687,11 @@ class PaymentsOperatorServiceStub:
                 request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationRequest.SerializeToString,
                 response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationResponse.FromString,
                 _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/GetTimeline',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentsOperatorServiceServicer:
@@ -700,6 +750,13 @@ class PaymentsOperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTimeline(self, request, context):
+        """What happened here to a user or an order, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentsOperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -737,6 +794,11 @@ def add_PaymentsOperatorServiceServicer_to_server(servicer, server):
                     servicer.GetReconciliation,
                     request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationRequest.FromString,
                     response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetTimelineRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetTimelineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -930,6 +992,33 @@ class PaymentsOperatorService:
             '/aishop.payments.v1.PaymentsOperatorService/GetReconciliation',
             protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationRequest.SerializeToString,
             protos_dot_payments_dot_v1_dot_payments__pb2.GetReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/GetTimeline',
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetTimelineRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.GetTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class PaymentsServiceStub:
     """Opens a Stripe Checkout Session for an order. Idempotent by order_id."""
     GetCheckout: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetCheckoutRequest, _payments_pb2.GetCheckoutResponse]
     """One checkout of this user."""
+    WatchCheckout: _grpc.UnaryStreamMultiCallable[_payments_pb2.WatchCheckoutRequest, _payments_pb2.WatchCheckoutResponse]
+    """The checkout now, and again whenever it changes, until it can change no more or the server ends the stream
+    (a few minutes): then ask again with the last version. NOT_FOUND CHECKOUT_NOT_FOUND.
+    """
     ExpireOrderCheckout: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ExpireOrderCheckoutRequest, _payments_pb2.ExpireOrderCheckoutResponse]
     """Ends the checkout of an order for good: the answer says whether it was expired, paid or is being paid.
     Idempotent by order_id; an order that payments never saw is remembered as expired (a tombstone).
@@ -90,6 +94,10 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
     """Opens a Stripe Checkout Session for an order. Idempotent by order_id."""
     GetCheckout: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetCheckoutRequest, _payments_pb2.GetCheckoutResponse]  # type: ignore[assignment]
     """One checkout of this user."""
+    WatchCheckout: _aio.UnaryStreamMultiCallable[_payments_pb2.WatchCheckoutRequest, _payments_pb2.WatchCheckoutResponse]  # type: ignore[assignment]
+    """The checkout now, and again whenever it changes, until it can change no more or the server ends the stream
+    (a few minutes): then ask again with the last version. NOT_FOUND CHECKOUT_NOT_FOUND.
+    """
     ExpireOrderCheckout: _aio.UnaryUnaryMultiCallable[_payments_pb2.ExpireOrderCheckoutRequest, _payments_pb2.ExpireOrderCheckoutResponse]  # type: ignore[assignment]
     """Ends the checkout of an order for good: the answer says whether it was expired, paid or is being paid.
     Idempotent by order_id; an order that payments never saw is remembered as expired (a tombstone).
@@ -156,6 +164,16 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.GetCheckoutResponse, _abc.Awaitable[_payments_pb2.GetCheckoutResponse]]:
         """One checkout of this user."""
+
+    @_abc_1.abstractmethod
+    def WatchCheckout(
+        self,
+        request: _payments_pb2.WatchCheckoutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_payments_pb2.WatchCheckoutResponse], _abc.AsyncIterator[_payments_pb2.WatchCheckoutResponse]]:
+        """The checkout now, and again whenever it changes, until it can change no more or the server ends the stream
+        (a few minutes): then ask again with the last version. NOT_FOUND CHECKOUT_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ExpireOrderCheckout(
@@ -260,6 +278,8 @@ class PaymentsOperatorServiceStub:
     """Asks for a comparison with Stripe from `since` on; it runs in the background."""
     GetReconciliation: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetReconciliationRequest, _payments_pb2.GetReconciliationResponse]
     """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
+    GetTimeline: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetTimelineRequest, _payments_pb2.GetTimelineResponse]
+    """What happened here to a user or an order, the oldest first."""
 
 @_typing.type_check_only
 class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
@@ -285,6 +305,8 @@ class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
     """Asks for a comparison with Stripe from `since` on; it runs in the background."""
     GetReconciliation: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetReconciliationRequest, _payments_pb2.GetReconciliationResponse]  # type: ignore[assignment]
     """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
+    GetTimeline: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetTimelineRequest, _payments_pb2.GetTimelineResponse]  # type: ignore[assignment]
+    """What happened here to a user or an order, the oldest first."""
 
 class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
@@ -349,5 +371,13 @@ class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.GetReconciliationResponse, _abc.Awaitable[_payments_pb2.GetReconciliationResponse]]:
         """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GetTimeline(
+        self,
+        request: _payments_pb2.GetTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.GetTimelineResponse, _abc.Awaitable[_payments_pb2.GetTimelineResponse]]:
+        """What happened here to a user or an order, the oldest first."""
 
 def add_PaymentsOperatorServiceServicer_to_server(servicer: PaymentsOperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -71,6 +71,11 @@ class WalletServiceStub:
                 request_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsRequest.SerializeToString,
                 response_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsResponse.FromString,
                 _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/aishop.wallet.v1.WalletService/GetTimeline',
+                request_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
 
 
 class WalletServiceServicer:
@@ -130,6 +135,13 @@ class WalletServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTimeline(self, request, context):
+        """What happened here to a user or an order, the oldest first; for operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WalletServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +179,11 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.AdjustPoints,
                     request_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsRequest.FromString,
                     response_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.GetTimelineRequest.FromString,
+                    response_serializer=protos_dot_wallet_dot_v1_dot_wallet__pb2.GetTimelineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -360,6 +377,33 @@ class WalletService:
             '/aishop.wallet.v1.WalletService/AdjustPoints',
             protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsRequest.SerializeToString,
             protos_dot_wallet_dot_v1_dot_wallet__pb2.AdjustPointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.wallet.v1.WalletService/GetTimeline',
+            protos_dot_wallet_dot_v1_dot_wallet__pb2.GetTimelineRequest.SerializeToString,
+            protos_dot_wallet_dot_v1_dot_wallet__pb2.GetTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

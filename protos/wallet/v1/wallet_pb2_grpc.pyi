@@ -54,6 +54,8 @@ class WalletServiceStub:
     that come settle debt first (so debt is forgiven); points that are taken and not free become debt.
     ABORTED ADJUSTMENT_MISMATCH when the id stands for another adjustment.
     """
+    GetTimeline: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.GetTimelineRequest, _wallet_pb2.GetTimelineResponse]
+    """What happened here to a user or an order, the oldest first; for operators."""
 
 @_typing.type_check_only
 class WalletServiceAsyncStub(WalletServiceStub):
@@ -81,6 +83,8 @@ class WalletServiceAsyncStub(WalletServiceStub):
     that come settle debt first (so debt is forgiven); points that are taken and not free become debt.
     ABORTED ADJUSTMENT_MISMATCH when the id stands for another adjustment.
     """
+    GetTimeline: _aio.UnaryUnaryMultiCallable[_wallet_pb2.GetTimelineRequest, _wallet_pb2.GetTimelineResponse]  # type: ignore[assignment]
+    """What happened here to a user or an order, the oldest first; for operators."""
 
 class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
     """Points of customers: profiles, holds and the append-only ledger.
@@ -147,5 +151,13 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         that come settle debt first (so debt is forgiven); points that are taken and not free become debt.
         ABORTED ADJUSTMENT_MISMATCH when the id stands for another adjustment.
         """
+
+    @_abc_1.abstractmethod
+    def GetTimeline(
+        self,
+        request: _wallet_pb2.GetTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_wallet_pb2.GetTimelineResponse, _abc.Awaitable[_wallet_pb2.GetTimelineResponse]]:
+        """What happened here to a user or an order, the oldest first; for operators."""
 
 def add_WalletServiceServicer_to_server(servicer: WalletServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,3 +18,11 @@ def in_range(value: int, *, field: str, low: int, high: int) -> int:
     if low <= value <= high:
         return value
     raise Invalid("INVALID_FIELD", f"{field} must be {low} to {high}", field=field)
+
+
+def as_text(value: str, *, field: str, longest: int, shortest: int = 1) -> str:
+    """Text of so many characters, without NUL, which Postgres does not take; or Invalid that names the
+    field."""
+    if shortest <= len(value) <= longest and "\0" not in value:
+        return value
+    raise Invalid("INVALID_FIELD", f"{field} must be {shortest} to {longest} characters", field=field)

@@ -20,12 +20,14 @@ from services.chassis.workers import background, run_until_signal
 from services.orders import events, seed
 from services.orders.api.cart import CartService
 from services.orders.api.catalog import CatalogService
+from services.orders.api.operator import OrdersOperatorService
 from services.orders.api.orders import OrdersService
 from services.orders.card_saga import CardSaga
 from services.orders.checkout import Checkout
 from services.orders.mails import Mailer
 from services.orders.points_saga import PointsSagas
 from services.orders.queries.orders import Order
+from services.orders.refund_saga import RefundSaga
 from services.orders.remote import Remote
 from services.orders.saga import Runner
 from services.orders.settings import OrdersSettings
@@ -75,7 +77,9 @@ async def serve(settings: OrdersSettings) -> None:
         ended=relay.wake,
     )
     cards = CardSaga(database, remote, keyring, after_commit=wake_publishers)
-    runner = Runner(database, [*points.table(), *cards.table()], lease_seconds=lease_seconds)
+    giving_back = RefundSaga(database, remote, after_commit=lambda: wake_everyone())
+    sagas = [*points.table(), *cards.table(), *giving_back.table()]
+    runner = Runner(database, sagas, lease_seconds=lease_seconds)
 
     def wake_everyone() -> None:
         wake_publishers()
@@ -93,6 +97,15 @@ async def serve(settings: OrdersSettings) -> None:
     ]
     checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds)
     server = _server(settings.grpc_listen, database, checkout)
+    server.add(
+        OrdersOperatorService(
+            database,
+            steps={saga.name: tuple(step.name for step in saga.steps) for saga in sagas},
+            wake=runner.wake,
+        ),
+        orders_pb2_grpc.add_OrdersOperatorServiceServicer_to_server,
+        orders_pb2.DESCRIPTOR.services_by_name["OrdersOperatorService"],
+    )
     retention = Retention(database)
     async with background(
         bus.run(),

@@ -9,7 +9,8 @@
 Applying what became of a session (one function, under the run's and the order's row locks):
 
     PAID        pending | processing → completed (the pivot: stock taken, mail, event)
-                failed | cancelled → processing → completed if the stock can be reserved again, else stuck
+                failed | cancelled → processing → completed if the stock can be reserved again; else it
+                stays processing with its whole amount being refunded (refund_saga.py)
     PROCESSING  pending → processing, stock kept
     EXPIRED     pending → failed, or cancelled when the customer asked for it; stock released
     FAILED      pending | processing → failed, stock released
@@ -20,7 +21,7 @@ payment that was faster wins over the undo.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -31,8 +32,8 @@ from protos.payments.v1 import payments_pb2
 from services.chassis import failpoints, logs
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
-from services.orders import errors
-from services.orders.commands import runs, settling
+from services.orders import errors, refund_saga
+from services.orders.commands import refunds, runs, settling, standing
 from services.orders.commands.runs import Run
 from services.orders.ending import CANCELLED_BY_CUSTOMER, end_order_of
 from services.orders.queries.orders import Order, find_order, lock_order
@@ -157,6 +158,9 @@ async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Ou
         raise errors.order_not_found(order_id)
     if outcome.version and outcome.version <= order.checkout_version:
         return
+    if order.failure_reason == refunds.LATE_PAYMENT:
+        # Its money is on its way back.
+        return
     await settling.keep_payment(
         connection, order_id, version=outcome.version, payment_intent_id=outcome.payment_intent_id or None
     )
@@ -174,13 +178,26 @@ async def _apply_paid(connection: AsyncConnection, run: Run, order: Order, outco
     if (outcome.amount_cents, outcome.currency) != (order.total_cents, order.currency):
         await _park(connection, run, "PAYMENT_MISMATCH")
         return
-    if order.status in (Status.FAILED, Status.CANCELLED):
-        order = await settling.start_processing(connection, order, reason="late_payment")
-        if not await settling.reserve_again(connection, order):
-            await _park(connection, run, "LATE_PAYMENT_OUT_OF_STOCK")
-            return
-    await settling.complete_order(connection, order, reason="paid")
+    if order.status in (Status.FAILED, Status.CANCELLED) and not await _revive(connection, order):
+        await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.DONE)
+        return
+    paid = replace(order, status=Status.PROCESSING) if order.status is not Status.PENDING else order
+    await settling.complete_order(connection, paid, reason="paid")
+    # Money may have gone back before we heard that it came.
+    await standing.settle_standing(connection, replace(paid, status=Status.COMPLETED, failure_reason=None))
     await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.DONE)
+
+
+async def _revive(connection: AsyncConnection, order: Order) -> bool:
+    """Reserves the stock of an order that was paid after its end; False when it is gone: then the money goes
+    back."""
+    reserved = await settling.reserve_again(connection, order)
+    failure_reason = None if reserved else refunds.LATE_PAYMENT
+    await settling.start_processing(connection, order, reason="late_payment", failure_reason=failure_reason)
+    if not reserved:
+        await refund_saga.begin(connection, order_id=order.id, user_id=order.user_id)
+        await refunds.refund_late_payment(connection, order)
+    return reserved
 
 
 async def _apply_processing(connection: AsyncConnection, run: Run, order: Order) -> None:

@@ -250,6 +250,5 @@ def _fresh_order(placement: Placement, placed: Placed) -> Order:
         stripe_session_url=None,
         checkout_version=0,
         created_at=datetime.now(UTC),
-        fulfilled_at=None,
         lines=basket.lines,
     )

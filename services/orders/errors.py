@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from services.chassis.errors import Conflict, Invalid, NotFound, Rejected
+from services.chassis.errors import Conflict, Invalid, NotFound, Rejected, Unavailable
 
 
 def product_not_found(product_id: UUID) -> NotFound:
@@ -92,3 +92,50 @@ def order_not_cancellable(order_id: UUID, status: str) -> Conflict:
 
 def illegal_transition(current: str, to: str) -> Conflict:
     return Conflict("ILLEGAL_TRANSITION", f"an order that is {current} cannot become {to}")
+
+
+def not_in_order(product_id: UUID) -> Invalid:
+    return Invalid("NOT_IN_ORDER", "the order has no line of this product", product_id=product_id)
+
+
+def not_refundable(order_id: UUID, status: str) -> Rejected:
+    return Rejected(
+        "NOT_REFUNDABLE",
+        f"the order is {status}; only what was paid can be given back",
+        order_id=order_id,
+        status=status,
+    )
+
+
+def refund_exceeds_order(*, requested: int, refundable: int) -> Rejected:
+    return Rejected(
+        "REFUND_EXCEEDS_ORDER", "more than is left of it", requested=requested, refundable=refundable
+    )
+
+
+def order_disputed(order_id: UUID) -> Conflict:
+    return Conflict(
+        "ORDER_DISPUTED", "the customer's bank decides about this payment: wait for it", order_id=order_id
+    )
+
+
+def refund_mismatch(refund_id: UUID) -> Conflict:
+    return Conflict("REFUND_MISMATCH", "this refund_id was used for another refund", refund_id=refund_id)
+
+
+def saga_not_found(order_id: UUID) -> NotFound:
+    return NotFound("SAGA_NOT_FOUND", "the order has no such saga", order_id=order_id)
+
+
+def saga_ended(status: str) -> Rejected:
+    return Rejected("SAGA_ENDED", f"the run is {status}: there is nothing left to do", status=status)
+
+
+def saga_past_pivot(step: str) -> Rejected:
+    return Rejected(
+        "SAGA_PAST_PIVOT", "the run can only go forward: retry it, or refund its order", step=step
+    )
+
+
+def points_not_captured_yet(order_id: UUID) -> Unavailable:
+    return Unavailable("NOT_CAPTURED_YET", "the order's points are still to be spent", order_id=order_id)

@@ -1,9 +1,12 @@
 """What orders listens to.
 
 payments.checkout.changed   what became of a card order's session      → apply_outcome()
+payments.payment.changed    how much of an order's payment is left     → standing.apply_payment()
+payments.refund.changed     what became of a refund at Stripe          → refunds.settle_refund()
 wallet.hold.overdue         wallet asks about a hold                   → answer_overdue_hold()
 """
 
+from collections.abc import Mapping
 from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,13 +16,28 @@ from services.chassis import logs
 from services.chassis.consumer import Subscription
 from services.orders.card_saga import Outcome, apply_outcome
 from services.orders.commands import runs
+from services.orders.commands.refunds import settle_refund
+from services.orders.commands.standing import PaymentStanding, apply_payment
 from services.orders.points_saga import CAPTURE, PLACE_WITH_POINTS, RELEASE_HOLD
 from services.orders.queries.orders import lock_order
+from services.orders.refund_rules import RefundStatus
 from services.orders.rules import Status
 
 log = logs.get(__name__)
 
 HOLD_OVERDUE = "hold_overdue"
+_DISPUTES: Mapping[int, str] = {
+    events_pb2.DISPUTE_STATE_NONE: "none",
+    events_pb2.DISPUTE_STATE_OPEN: "open",
+    events_pb2.DISPUTE_STATE_WON: "won",
+    events_pb2.DISPUTE_STATE_LOST: "lost",
+}
+_REFUND_STATES: Mapping[int, RefundStatus] = {
+    events_pb2.REFUND_STATE_PENDING: RefundStatus.PENDING,
+    events_pb2.REFUND_STATE_SUCCEEDED: RefundStatus.SUCCEEDED,
+    events_pb2.REFUND_STATE_FAILED: RefundStatus.FAILED,
+    events_pb2.REFUND_STATE_CANCELED: RefundStatus.FAILED,
+}
 
 
 async def apply_checkout_change(connection: AsyncConnection, event: events_pb2.OrderCheckoutChanged) -> None:
@@ -34,6 +52,26 @@ async def apply_checkout_change(connection: AsyncConnection, event: events_pb2.O
             payment_intent_id=event.payment_intent_id,
         ),
     )
+
+
+async def apply_payment_change(connection: AsyncConnection, event: events_pb2.PaymentChanged) -> None:
+    told = PaymentStanding(
+        version=event.version, refunded_cents=event.refunded_cents, dispute=_DISPUTES[event.dispute]
+    )
+    await apply_payment(connection, UUID(event.order_id), told)
+
+
+async def apply_refund_change(connection: AsyncConnection, event: events_pb2.RefundChanged) -> None:
+    """A refund that orders did not ask for (of a parked payment, say) shows in the payment's standing."""
+    known = await settle_refund(
+        connection,
+        UUID(event.refund_id),
+        _REFUND_STATES[event.state],
+        failure_reason=event.failure_reason or None,
+        version=event.version,
+    )
+    if not known:
+        log.info("refund.not_ours", refund_id=event.refund_id)
 
 
 async def answer_overdue_hold(connection: AsyncConnection, event: events_pb2.HoldOverdue) -> None:
@@ -65,6 +103,20 @@ def subscriptions() -> tuple[Subscription, ...]:
             durable="orders__checkout",
             event=events_pb2.OrderCheckoutChanged,
             handle=apply_checkout_change,
+        ),
+        Subscription(
+            stream="PAYMENTS",
+            subject="payments.payment.changed",
+            durable="orders__payment",
+            event=events_pb2.PaymentChanged,
+            handle=apply_payment_change,
+        ),
+        Subscription(
+            stream="PAYMENTS",
+            subject="payments.refund.changed",
+            durable="orders__refund",
+            event=events_pb2.RefundChanged,
+            handle=apply_refund_change,
         ),
         Subscription(
             stream="WALLET",

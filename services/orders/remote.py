@@ -75,3 +75,28 @@ class Remote:
             self._payments.ExpireOrderCheckout, request, timeout_seconds=_PAYMENTS_SECONDS
         )
         return response.checkout
+
+    async def refund_points(
+        self, *, user_id: UUID, order_id: UUID, refund_id: UUID, points: int, reason: str
+    ) -> None:
+        """Gives spent points back, once per refund_id."""
+        request = wallet_pb2.RefundOrderPointsRequest(
+            user_id=str(user_id),
+            order_id=str(order_id),
+            refund_id=str(refund_id),
+            points=points,
+            reason=reason,
+        )
+        await call(self._wallet.RefundOrderPoints, request, timeout_seconds=_WALLET_SECONDS)
+
+    async def refund_money(
+        self, *, order_id: UUID, refund_id: UUID, amount_cents: int, reason: str
+    ) -> payments_pb2.Refund:
+        """Gives money of the order's payment back, once per refund_id; the answer may still be under way."""
+        request = payments_pb2.CreateRefundRequest(
+            order_id=str(order_id), refund_id=str(refund_id), amount_cents=amount_cents, reason=reason
+        )
+        response: payments_pb2.CreateRefundResponse = await call(
+            self._payments.CreateRefund, request, timeout_seconds=_PAYMENTS_SECONDS
+        )
+        return response.refund

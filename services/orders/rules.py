@@ -60,13 +60,16 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One frozen line of an order; prices are of one piece."""
+    """One frozen line of an order; prices are of one piece. What refunds have taken of it rises."""
 
     product_id: UUID
     title: str
     price_cents: int
     price_points: int
     quantity: int
+    refunded_quantity: int = 0
+    refunded_cents: int = 0
+    refunded_points: int = 0
 
 
 @dataclass(frozen=True, slots=True)

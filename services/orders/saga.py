@@ -62,12 +62,13 @@ class BatchStep:
 
 @dataclass(frozen=True)
 class Saga:
-    """`undo` gives back what unrecorded or recorded steps may have done; False: too late, it went on.
-    `end` fails or cancels the order with the run's reason."""
+    """`undo` gives back what unrecorded or recorded steps may have done; False: too late, it went on. A saga
+    without it only goes forward: an unknown outcome is tried again for ever.
+    `end` says what a refusal means: it fails or cancels the order with the run's reason, say."""
 
     name: str
     steps: tuple[Step | BatchStep, ...]
-    undo: Callable[[Run], Awaitable[bool]]
+    undo: Callable[[Run], Awaitable[bool]] | None
     end: Callable[[Run, str, Mapping[str, str]], Awaitable[None]]
 
     def step(self, name: str) -> Step | BatchStep:
@@ -117,7 +118,7 @@ class Runner:
         try:
             result = await step.do(run)
         except Unavailable as error:
-            return await self._again(run, step.name, error)
+            return await self._again(saga, run, step.name, error)
         except DomainError as error:
             log.info("saga.refused", order_id=str(run.order_id), step=step.name, reason=error.reason)
             await saga.end(run, error.reason.lower(), error.fields)
@@ -129,6 +130,7 @@ class Runner:
         return following
 
     async def _undo(self, saga: Saga, run: Run) -> None:
+        assert saga.undo is not None, "nobody turns a run around that only goes forward"
         failpoints.hit("saga.undo.calling")
         try:
             undone = await saga.undo(run)
@@ -143,9 +145,9 @@ class Runner:
             await saga.end(run, run.undo_reason or "undone", {})
         failpoints.hit("saga.undo.recorded")
 
-    async def _again(self, run: Run, step: str, error: Unavailable) -> Run | None:
+    async def _again(self, saga: Saga, run: Run, step: str, error: Unavailable) -> Run | None:
         """The outcome is unknown: the same call again later, or undo when the budget is spent."""
-        if run.attempts < _MAX_ATTEMPTS:
+        if saga.undo is None or run.attempts < _MAX_ATTEMPTS:
             await self._wait(run, step, error)
             return None
         async with self._database.worker() as connection:

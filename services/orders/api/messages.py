@@ -76,10 +76,18 @@ def as_order(order: Order) -> orders_pb2.Order:
                 price_cents=line.price_cents,
                 price_points=line.price_points,
                 quantity=line.quantity,
+                refunded_quantity=line.refunded_quantity,
+                refunded_cents=line.refunded_cents,
+                refunded_points=line.refunded_points,
             )
             for line in order.lines
         ],
         created_at=created_at,
+        refunded_cents=order.refunded_cents,
+        refunded_points=order.refunded_points,
+        dispute=order.dispute,
+        tracking_info=order.tracking_info or {},
+        version=order.version,
     )
     if order.fulfilled_at is not None:
         message.fulfilled_at.FromDatetime(order.fulfilled_at)

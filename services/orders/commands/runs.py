@@ -210,5 +210,54 @@ async def start_orphan_release(
     )
 
 
+async def begin_or_resume(
+    connection: AsyncConnection, *, order_id: UUID, user_id: UUID, saga: str, step: str
+) -> None:
+    """Makes sure that a run is under way, due now: it begins, it begins again after its end, or it goes on.
+    Locks the run, so that whoever ends it meanwhile is seen."""
+    fresh = {
+        "status": RUNNING,
+        "step": step,
+        "attempts": 0,
+        "last_error": None,
+        "next_attempt_at": func.now(),
+    }
+    await connection.execute(
+        pg_insert(saga_runs)
+        .values(order_id=order_id, user_id=user_id, saga=saga, status=RUNNING, step=step)
+        .on_conflict_do_update(
+            index_elements=[saga_runs.c.order_id, saga_runs.c.saga],
+            set_={
+                **fresh,
+                "next_attempt_at": func.now(),
+                "lease_token": None,
+                "lease_until": None,
+                "updated_at": func.now(),
+            },
+            where=saga_runs.c.status != RUNNING,
+        )
+    )
+
+
+async def retry(connection: AsyncConnection, run: Run) -> None:
+    """Makes a locked run due now; a stuck one goes on where it stood, forward or back."""
+    status = RUNNING if run.undo_reason is None else UNDOING
+    await connection.execute(
+        update(saga_runs)
+        .where(_is(run.order_id, run.saga))
+        .values(
+            status=status if run.status == STUCK else run.status,
+            attempts=0,
+            next_attempt_at=func.now(),
+            updated_at=func.now(),
+        )
+    )
+
+
+async def find_status(connection: AsyncConnection, *, order_id: UUID, saga: str) -> str | None:
+    """How a run stands; None when there is none."""
+    return await connection.scalar(select(saga_runs.c.status).where(_is(order_id, saga)))
+
+
 def _seconds(seconds: float) -> timedelta:
     return timedelta(seconds=seconds)

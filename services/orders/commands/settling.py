@@ -5,6 +5,7 @@ cart, stock by product, order. What a status change leaves behind (history, outb
 here and nowhere else.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -56,7 +57,7 @@ _CONFIRM_POINTS_ORDER = """
             JOIN product_inventory i ON i.product_id = r.product_id
         ORDER BY i.product_id FOR NO KEY UPDATE OF i),
     done AS (
-        UPDATE orders o SET status = 'completed', updated_at = now()
+        UPDATE orders o SET status = 'completed', version = o.version + 1, updated_at = now()
         FROM run WHERE o.id = run.order_id AND o.status = 'pending' AND (SELECT count(*) FROM held) >= 0
         RETURNING o.id, o.user_id, o.email),
     taken AS (
@@ -126,7 +127,7 @@ async def complete_order(connection: AsyncConnection, order: Order, *, reason: s
     check_move(order.status, Status.COMPLETED)
     await _empty_bought_cart_lines(connection, order.id)
     await _take_stock(connection, order.id)
-    await _move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
+    await move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
     receipt = select(orders.c.id, orders.c.user_id, literal("receipt")).where(
         orders.c.id == order.id, orders.c.email.is_not(None)
     )
@@ -136,10 +137,14 @@ async def complete_order(connection: AsyncConnection, order: Order, *, reason: s
     await outbox.emit(connection, subject=COMPLETED, event=completed_event(order))
 
 
-async def start_processing(connection: AsyncConnection, order: Order, *, reason: str) -> Order:
+async def start_processing(
+    connection: AsyncConnection, order: Order, *, reason: str, failure_reason: str | None = None
+) -> Order:
     """The money is on its way, or came late: the order is no longer the customer's to cancel."""
-    await _move(connection, order, Status.PROCESSING, actor="stripe", reason=reason)
-    return replace(order, status=Status.PROCESSING)
+    await move(
+        connection, order, Status.PROCESSING, actor="stripe", reason=reason, failure_reason=failure_reason
+    )
+    return replace(order, status=Status.PROCESSING, failure_reason=failure_reason)
 
 
 async def keep_session(connection: AsyncConnection, order_id: UUID, *, session_id: str, url: str) -> None:
@@ -147,7 +152,21 @@ async def keep_session(connection: AsyncConnection, order_id: UUID, *, session_i
     await connection.execute(
         update(orders)
         .where(orders.c.id == order_id)
-        .values(stripe_session_id=session_id, stripe_session_url=url, updated_at=func.now())
+        .values(
+            stripe_session_id=session_id,
+            stripe_session_url=url,
+            version=orders.c.version + 1,
+            updated_at=func.now(),
+        )
+    )
+
+
+async def touch(connection: AsyncConnection, order_id: UUID) -> None:
+    """Something that the customer sees of the order has changed beside its row."""
+    await connection.execute(
+        update(orders)
+        .where(orders.c.id == order_id)
+        .values(version=orders.c.version + 1, updated_at=func.now())
     )
 
 
@@ -178,7 +197,7 @@ async def end_order(
     """Fails or cancels the order and gives its stock back. The caller holds the order's row lock."""
     check_move(order.status, to)
     await release_stock(connection, order.id)
-    await _move(connection, order, to, actor=actor, reason=reason, failure_fields=fields)
+    await move(connection, order, to, actor=actor, reason=reason, failure_fields=fields)
     await outbox.emit(
         connection,
         subject=ENDED[to],
@@ -229,6 +248,40 @@ async def reserve_again(connection: AsyncConnection, order: Order) -> bool:
             .values(status="held")
         )
     return True
+
+
+async def lock_stock(connection: AsyncConnection, product_ids: Collection[UUID]) -> None:
+    """Locks the stock rows of these products, in product order."""
+    await connection.execute(
+        select(product_inventory.c.product_id)
+        .where(product_inventory.c.product_id.in_(product_ids))
+        .order_by(product_inventory.c.product_id)
+        .with_for_update(key_share=True)
+    )
+
+
+async def return_stock(
+    connection: AsyncConnection, order_id: UUID, refund_id: UUID, product_id: UUID, quantity: int
+) -> None:
+    """Puts pieces that came back on their shelf; unlimited stock has none. The row is locked."""
+    counted = await connection.scalar(
+        select(product_inventory.c.stock_quantity.is_not(None)).where(
+            product_inventory.c.product_id == product_id
+        )
+    )
+    if not counted:
+        return
+    await _change_stock(connection, product_id, stock=quantity, reserved=0)
+    await connection.execute(
+        insert(stock_movements).values(
+            product_id=product_id,
+            delta=quantity,
+            reason="returned",
+            order_id=order_id,
+            refund_id=refund_id,
+            actor="saga",
+        )
+    )
 
 
 async def release_stock(connection: AsyncConnection, order_id: UUID) -> None:
@@ -308,15 +361,18 @@ async def _empty_bought_cart_lines(connection: AsyncConnection, order_id: UUID) 
     )
 
 
-async def _move(
+async def move(
     connection: AsyncConnection,
     order: Order,
     to: Status,
     *,
     actor: str,
     reason: str,
+    failure_reason: str | None = None,
     failure_fields: dict[str, str] | None = None,
 ) -> None:
+    """Changes the status with its history. What failed or was cancelled keeps the reason as its failure's;
+    other states have one only when it is given. The caller holds the order's row lock."""
     check_move(order.status, to)
     failed = to in ENDED
     await connection.execute(
@@ -324,8 +380,9 @@ async def _move(
         .where(orders.c.id == order.id, orders.c.status == order.status)
         .values(
             status=to,
-            failure_reason=reason if failed else None,
+            failure_reason=reason if failed else failure_reason,
             failure_fields=failure_fields,
+            version=orders.c.version + 1,
             # The cart is free to be bought by another order.
             **({"cart_version": None} if failed else {}),
             updated_at=func.now(),

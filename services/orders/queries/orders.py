@@ -33,8 +33,15 @@ class Order:
     stripe_session_url: str | None
     checkout_version: int
     created_at: datetime
-    fulfilled_at: datetime | None
     lines: tuple[Line, ...]
+    fulfilled_at: datetime | None = None
+    tracking_info: Mapping[str, str] | None = None
+    refunded_cents: int = 0
+    refunded_points: int = 0
+    # What the payment's disputes amount to: none, open, won or lost.
+    dispute: str = "none"
+    payment_version: int = 0
+    version: int = 1
 
 
 _COLUMNS = [orders.c[name] for name in Order.__dataclass_fields__ if name != "lines"]
@@ -108,6 +115,9 @@ async def _with_lines(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> 
             order_items.c.price_cents,
             order_items.c.price_points,
             order_items.c.quantity,
+            order_items.c.refunded_quantity,
+            order_items.c.refunded_cents,
+            order_items.c.refunded_points,
         )
         .where(order_items.c.order_id.in_(list(lines)))
         .order_by(order_items.c.product_id)

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 
 from protos.payments.v1 import payments_pb2 as pb
+from services.chassis.errors import Rejected
+from services.chassis.grpc_server import abort
 
 SESSION_SECONDS = 45 * 60
 
@@ -22,6 +24,11 @@ class PaymentsDouble:
         self.emails: dict[str, str] = {}
         # Every call fails with UNAVAILABLE while this is set.
         self.away = False
+        self.refunds: dict[str, pb.Refund] = {}
+        self.refund_calls: Counter[str] = Counter()
+        # What the next new refunds are born as; a reason here refuses them.
+        self.refund_status = pb.REFUND_STATUS_SUCCEEDED
+        self.refusal: str | None = None
 
     async def create_order_checkout(
         self, request: pb.CreateOrderCheckoutRequest, context: Any
@@ -41,6 +48,20 @@ class PaymentsDouble:
         if session.status in (pb.CHECKOUT_STATUS_UNSPECIFIED, pb.CHECKOUT_STATUS_OPEN):
             session.status = pb.CHECKOUT_STATUS_EXPIRED
         return pb.ExpireOrderCheckoutResponse(checkout=session)
+
+    async def create_refund(self, request: pb.CreateRefundRequest, context: Any) -> pb.CreateRefundResponse:
+        await self._answer_or_not(context)
+        self.refund_calls[request.refund_id] += 1
+        if self.refusal is not None:
+            await abort(context, Rejected(self.refusal, "refused"))
+        if request.refund_id not in self.refunds:
+            self.refunds[request.refund_id] = pb.Refund(
+                id=request.refund_id,
+                order_id=request.order_id,
+                amount_cents=request.amount_cents,
+                status=self.refund_status,
+            )
+        return pb.CreateRefundResponse(refund=self.refunds[request.refund_id])
 
     def pay(self, order_id: str, status: "pb.CheckoutStatus.ValueType" = pb.CHECKOUT_STATUS_PAID) -> bool:
         """The customer pays at Stripe; False when the session has ended."""
@@ -83,6 +104,11 @@ async def running_payments() -> AsyncIterator[tuple[PaymentsDouble, str]]:
             double.expire_order_checkout,
             pb.ExpireOrderCheckoutRequest.FromString,
             pb.ExpireOrderCheckoutResponse.SerializeToString,
+        ),
+        "CreateRefund": grpc.unary_unary_rpc_method_handler(
+            double.create_refund,
+            pb.CreateRefundRequest.FromString,
+            pb.CreateRefundResponse.SerializeToString,
         ),
     }
     name = pb.DESCRIPTOR.services_by_name["PaymentsService"].full_name

@@ -117,6 +117,7 @@ class Shop:
     catalog: "orders_pb2_grpc.CatalogServiceAsyncStub"
     carts: "orders_pb2_grpc.CartServiceAsyncStub"
     orders: "orders_pb2_grpc.OrdersServiceAsyncStub"
+    operator: "orders_pb2_grpc.OrdersOperatorServiceAsyncStub"
 
     async def sql(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
         """Runs as the superuser, who reads past row-level security."""
@@ -213,6 +214,41 @@ class Shop:
         request = pb.CancelOrderRequest(user_id=str(user_id), order_id=order_id)
         return (await self.orders.CancelOrder(request)).order
 
+    async def refund(
+        self, order_id: str, pieces: Lines | None = None, *, refund_id: UUID | None = None, **more: Any
+    ) -> pb.OrderRefund:
+        """An operator gives back pieces, or all that is left."""
+        request = pb.RefundOrderRequest(
+            order_id=order_id,
+            refund_id=str(refund_id or uuid4()),
+            items=[pb.CartLine(product_id=str(id), quantity=count) for id, count in (pieces or {}).items()],
+            **{"actor": "operator", "reason": "did not like it", **more},
+        )
+        return (await self.operator.RefundOrder(request)).refund
+
+    async def grant(self, user_id: UUID, order_id: str, product_id: UUID) -> None:
+        """Makes sure that an order has its download."""
+        await self.sql(
+            "INSERT INTO download_grants (order_id, product_id, user_id, downloads_left, reissues_left,"
+            " expires_at) VALUES (%s, %s, %s, 5, 3, now() + interval '1 d') ON CONFLICT DO NOTHING",
+            order_id,
+            product_id,
+            user_id,
+        )
+
+    async def grants(self, order_id: str) -> dict[UUID, str]:
+        """How the downloads of an order stand."""
+        rows = await self.sql("SELECT * FROM download_grants WHERE order_id = %s", order_id)
+        return {row["product_id"]: row["status"] for row in rows}
+
+    async def refund_becomes(self, refund_id: str, status: str) -> dict[str, Any]:
+        """Waits for a refund's status; returns its row."""
+        [row] = await self.until("SELECT * FROM refunds WHERE id = %s AND status = %s", refund_id, status)
+        return row
+
+    async def inspect(self, order_id: str) -> pb.InspectOrderResponse:
+        return await self.operator.InspectOrder(pb.InspectOrderRequest(order_id=order_id))
+
     async def becomes(self, order_id: str, status: str, *, seconds: float = 20) -> dict[str, Any]:
         """Waits for an order's status; returns its row."""
         rows = await self.until(
@@ -237,7 +273,7 @@ class Shop:
 
     async def facts(self, order_id: str) -> list[Message]:
         """What the outbox says of an order."""
-        kinds = {"completed": events_pb2.OrderCompleted}
+        kinds: dict[str, Any] = {"completed": events_pb2.OrderCompleted, "refunded": events_pb2.OrderRefunded}
         rows = await self.sql(
             "SELECT subject, payload FROM outbox WHERE position(%s in payload) > 0 ORDER BY id",
             order_id.encode(),
@@ -281,4 +317,5 @@ async def connected(
             orders_pb2_grpc.CatalogServiceStub(channel),
             orders_pb2_grpc.CartServiceStub(channel),
             orders_pb2_grpc.OrdersServiceStub(channel),
+            orders_pb2_grpc.OrdersOperatorServiceStub(channel),
         )

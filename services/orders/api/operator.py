@@ -1,0 +1,161 @@
+"""What operators see and do about orders. Each action is audited in the transaction that does it."""
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from protos.orders.v1 import orders_pb2 as pb
+from protos.orders.v1 import orders_pb2_grpc
+from services.chassis import audit_log, cursor
+from services.chassis.db import Database
+from services.chassis.errors import Invalid
+from services.chassis.fields import as_text, as_uuid
+from services.orders import errors, refund_saga
+from services.orders.api.messages import as_order
+from services.orders.api.operator_messages import as_refund, as_saga
+from services.orders.commands import interventions, refunds
+from services.orders.commands.interventions import Decision
+from services.orders.commands.refunds import Wanted
+from services.orders.queries import sagas
+from services.orders.queries.orders import find_order
+from services.orders.queries.refunds import list_refunds
+from services.orders.rules import sum_quantities
+
+_STATUSES = ("running", "undoing", "done", "undone", "stuck")
+_LONGEST_NAME = 100
+_LONGEST_ACTOR = 255
+_LONGEST_REASON = 500
+
+
+class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
+    """One method for each RPC. `steps` names the steps of each saga; `wake` makes the runner look."""
+
+    def __init__(
+        self, database: Database, *, steps: Mapping[str, tuple[str, ...]], wake: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._steps = steps
+        self._wake = wake
+
+    async def InspectOrder(self, request: pb.InspectOrderRequest, _: Any) -> pb.InspectOrderResponse:
+        order_id = as_uuid(request.order_id, field="order_id")
+        async with self._database.worker() as connection:
+            order = await find_order(connection, order_id)
+            if order is None:
+                raise errors.order_not_found(order_id)
+            given_back = await list_refunds(connection, order_id)
+            runs = await sagas.runs_of(connection, order_id)
+        return pb.InspectOrderResponse(
+            order=as_order(order),
+            user_id=str(order.user_id),
+            refunds=[as_refund(refund) for refund in given_back],
+            sagas=[self._saga(run) for run in runs],
+        )
+
+    async def RefundOrder(self, request: pb.RefundOrderRequest, _: Any) -> pb.RefundOrderResponse:
+        order_id = as_uuid(request.order_id, field="order_id")
+        actor, reason = _who_and_why(request.actor, request.reason)
+        wanted = Wanted(
+            refund_id=as_uuid(request.refund_id, field="refund_id"),
+            pieces=sum_quantities(
+                (as_uuid(item.product_id, field="product_id"), item.quantity) for item in request.items
+            ),
+            return_stock=request.return_stock,
+            actor=actor,
+            reason=reason,
+            request_hash=sha256(request.SerializeToString(deterministic=True)).digest(),
+        )
+        async with self._database.worker() as connection:
+            order = await find_order(connection, order_id)
+            if order is None:
+                raise errors.order_not_found(order_id)
+            await refund_saga.begin(connection, order_id=order_id, user_id=order.user_id)
+            refund, is_new = await refunds.request_refund(connection, order_id, wanted)
+            if is_new:
+                await audit_log.append(
+                    connection,
+                    actor=actor,
+                    action="order.refunded",
+                    subject=str(order_id),
+                    reason=reason,
+                    details={
+                        "refund_id": str(refund.id),
+                        "cents": refund.amount_cents,
+                        "points": refund.amount_points,
+                    },
+                )
+        self._wake()
+        return pb.RefundOrderResponse(refund=as_refund(refund))
+
+    async def ListSagas(self, request: pb.ListSagasRequest, _: Any) -> pb.ListSagasResponse:
+        limit = cursor.page_size(request.limit)
+        if request.status and request.status not in _STATUSES:
+            raise _invalid("status", f"one of {', '.join(_STATUSES)}")
+        async with self._database.worker() as connection:
+            found = await sagas.list_runs(
+                connection,
+                statuses=(request.status,) if request.status else sagas.OPEN,
+                saga=as_text(request.saga, field="saga", longest=_LONGEST_NAME, shortest=0),
+                limit=limit + 1,
+                after=_after(request.cursor),
+            )
+        page = found[:limit]
+        return pb.ListSagasResponse(
+            items=[self._saga(run) for run in page],
+            next_cursor=cursor.encode(page[-1].order_id, page[-1].saga) if len(found) > limit else "",
+        )
+
+    async def RetrySaga(self, request: pb.RetrySagaRequest, _: Any) -> pb.RetrySagaResponse:
+        decision = _decision(request)
+        async with self._database.worker() as connection:
+            await interventions.retry_saga(connection, decision)
+        return pb.RetrySagaResponse(saga=await self._after(decision))
+
+    async def CompensateSaga(self, request: pb.CompensateSagaRequest, _: Any) -> pb.CompensateSagaResponse:
+        decision = _decision(request)
+        async with self._database.worker() as connection:
+            await interventions.compensate_saga(connection, decision)
+        return pb.CompensateSagaResponse(saga=await self._after(decision))
+
+    async def _after(self, decision: Decision) -> pb.Saga:
+        self._wake()
+        async with self._database.worker() as connection:
+            run = await sagas.find_run(connection, order_id=decision.order_id, saga=decision.saga)
+        assert run is not None, "runs are never deleted"
+        return self._saga(run)
+
+    def _saga(self, run: sagas.SeenRun) -> pb.Saga:
+        return as_saga(run, self._steps.get(run.saga, ()))
+
+
+def _decision(request: pb.RetrySagaRequest | pb.CompensateSagaRequest) -> Decision:
+    actor, reason = _who_and_why(request.actor, request.reason)
+    return Decision(
+        order_id=as_uuid(request.order_id, field="order_id"),
+        saga=as_text(request.saga, field="saga", longest=_LONGEST_NAME),
+        actor=actor,
+        reason=reason,
+    )
+
+
+def _who_and_why(actor: str, reason: str) -> tuple[str, str]:
+    return (
+        as_text(actor, field="actor", longest=_LONGEST_ACTOR),
+        as_text(reason, field="reason", longest=_LONGEST_REASON),
+    )
+
+
+def _invalid(field: str, expected: str) -> Invalid:
+    return Invalid("INVALID_FIELD", f"{field} must be {expected}", field=field)
+
+
+def _after(text: str) -> tuple[UUID, str] | None:
+    decoded = cursor.decode_text(text)
+    if decoded is None:
+        return None
+    order_id, _, saga = decoded.partition("|")
+    try:
+        return UUID(order_id), saga
+    except ValueError as error:
+        raise Invalid("INVALID_CURSOR", "the cursor is not one of ours") from error

@@ -1,0 +1,63 @@
+"""Rows to the messages that only operators see."""
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from protos.orders.v1 import orders_pb2 as pb
+from services.orders.queries.refunds import Refund
+from services.orders.queries.sagas import SeenRun
+from services.orders.refund_rules import RefundStatus
+
+_REFUND_STATUSES = {
+    RefundStatus.REQUESTED: pb.ORDER_REFUND_STATUS_REQUESTED,
+    RefundStatus.PENDING: pb.ORDER_REFUND_STATUS_PENDING,
+    RefundStatus.SUCCEEDED: pb.ORDER_REFUND_STATUS_SUCCEEDED,
+    RefundStatus.FAILED: pb.ORDER_REFUND_STATUS_FAILED,
+}
+
+
+def as_refund(refund: Refund) -> pb.OrderRefund:
+    return pb.OrderRefund(
+        id=str(refund.id),
+        order_id=str(refund.order_id),
+        status=_REFUND_STATUSES[refund.status],
+        amount_cents=refund.amount_cents,
+        amount_points=refund.amount_points,
+        items=[
+            pb.OrderRefund.Item(
+                product_id=str(line.product_id), quantity=line.quantity, cents=line.cents, points=line.points
+            )
+            for line in refund.lines
+        ],
+        actor=refund.actor,
+        reason=refund.reason,
+        return_stock=refund.return_stock,
+        failure_reason=refund.failure_reason or "",
+        created_at=_stamp(refund.created_at),
+        finished_at=None if refund.finished_at is None else _stamp(refund.finished_at),
+    )
+
+
+def as_saga(run: SeenRun, steps: tuple[str, ...]) -> pb.Saga:
+    return pb.Saga(
+        order_id=str(run.order_id),
+        saga=run.saga,
+        user_id=str(run.user_id),
+        status=run.status,
+        step=run.step,
+        steps=steps,
+        undo_reason=run.undo_reason or "",
+        attempts=run.attempts,
+        last_error=run.last_error or "",
+        next_attempt_at=_stamp(run.next_attempt_at),
+        created_at=_stamp(run.created_at),
+        updated_at=_stamp(run.updated_at),
+        leased=run.is_leased,
+    )
+
+
+def _stamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

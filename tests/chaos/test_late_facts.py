@@ -13,7 +13,7 @@ from protos.events.v1 import events_pb2
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis.grpc_client import call, channel
 from tests.chaos.shopping import insist, see, settled
-from tests.e2e.rest_client import JSON, Customer, sign_in, until
+from tests.e2e.rest_client import JSON, Customer, pay, sign_in, until
 
 _SECONDS = 30.0
 PAID = events_pb2.ORDER_CHECKOUT_STATE_PAID
@@ -166,28 +166,23 @@ async def test_a_payment_of_another_amount_is_parked_with_an_alert(
     assert "saga.stuck" in stack.log("orders")
 
 
-async def test_a_late_payment_without_stock_is_parked_never_forgotten(
+async def test_a_late_payment_without_stock_goes_back_by_itself(
     stack: RunningStack, customer: Customer
 ) -> None:
+    """Paid at Stripe's own page after the order was given up, and its piece is gone."""
     order, payments = await _card_order(stack, customer)
-    await payments.say(EXPIRED, 2)
+    await payments.say(EXPIRED, 1)
     await _becomes(customer, order, "failed")
     product_id = order["items"][0]["productId"]
-    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
-        connection.execute(
-            "UPDATE product_inventory SET stock_quantity = reserved_quantity WHERE product_id = %s",
-            (product_id,),
-        )
+    _set_stock(stack, product_id, "reserved_quantity")
     try:
-        await payments.say(PAID, 3)
-        wait_until(
-            lambda: _run_of(stack, order) == ("stuck", "LATE_PAYMENT_OUT_OF_STOCK"),
-            seconds=_SECONDS,
-            what="parked",
-        )
+        await pay(order["url"])
+        refunded = await _becomes(customer, order, "refunded")
     finally:
         _set_stock(stack, product_id, "5000")
-    assert (await see(customer, f"/api/orders/{order['id']}"))["status"] == "processing"
+    assert refunded["failureReason"] == "late_payment_out_of_stock"
+    query = "SELECT refunded_cents FROM payments WHERE order_id = %s"
+    assert _rows(stack, "payments", query, order["id"]) == [(order["totalCents"],)]
 
 
 async def test_a_fact_about_an_order_that_does_not_exist_is_a_dead_letter(

@@ -15,7 +15,8 @@ _OPEN = {
     "payments": """
         SELECT (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
             + (SELECT count(*) FROM stripe_events WHERE status = 'received')
-            + (SELECT count(*) FROM checkouts WHERE status = 'creating')""",
+            + (SELECT count(*) FROM checkouts WHERE status = 'creating')
+            + (SELECT count(*) FROM refunds WHERE status = 'creating')""",
 }
 
 

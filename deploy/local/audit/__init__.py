@@ -11,7 +11,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.audit import across, grants, operators, orders, payments, wallet
+from deploy.local.audit import across, grants, operators, orders, payments, refunds, wallet
 from deploy.local.audit.snapshot import Finding, Snapshots, snapshots
 from deploy.local.stackfile import StackFile
 
@@ -21,6 +21,7 @@ CHECKS = (
     *payments.CHECKS,
     *across.CHECKS,
     *grants.CHECKS,
+    *refunds.CHECKS,
     *operators.CHECKS,
 )
 _SECOND_LOOK_SECONDS = 2.0

@@ -65,6 +65,7 @@ CHECKS: tuple[Check, ...] = (
         WHERE CASE r.status
             WHEN 'held' THEN o.status NOT IN ('pending', 'processing')
             WHEN 'taken' THEN o.status NOT IN ('completed', 'refunded')
-            ELSE o.status NOT IN ('failed', 'cancelled', 'processing') END""",
+            -- Paid too late for its goods: processing, then refunded.
+            ELSE o.status NOT IN ('failed', 'cancelled', 'processing', 'refunded') END""",
     ),
 )

@@ -1,0 +1,139 @@
+"""I5 after the sale: what went back of an order, in orders, and what wallet and payments know of it."""
+
+from collections.abc import Iterator
+
+from deploy.local.audit.snapshot import Check, Finding, Snapshots, SqlCheck
+
+
+class RefundedPoints:
+    """I5: each points refund that succeeded stands once in the ledger, and no other does."""
+
+    proves = ("I5",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        posted = {row["refund_id"]: row for row in databases.rows("wallet", _POSTED)}
+        asked = {row["id"]: row for row in databases.rows("orders", _POINTS_REFUNDS)}
+        for refund_id, refund in asked.items():
+            entry = posted.get(refund_id)
+            if entry is None and refund["status"] == "succeeded":
+                yield _finding("a refund of points is not in the ledger", refund_id, refund)
+            elif entry and (entry["amount"], entry["order_id"]) != (refund["amount"], refund["order_id"]):
+                yield _finding("a refund of points is of another amount or order", refund_id, entry)
+            elif entry and refund["status"] == "failed":
+                yield _finding("a refund that failed gave points back", refund_id, entry)
+        for refund_id in posted.keys() - asked.keys():
+            yield _finding("points went back that no order knows of", refund_id, posted[refund_id])
+
+
+class RefundedMoney:
+    """I5: orders never says that more, or something else, went back than payments has at Stripe."""
+
+    proves = ("I5",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        at_stripe = {row["id"]: row for row in databases.rows("payments", _MONEY_AT_STRIPE)}
+        for refund in databases.rows("orders", _MONEY_REFUNDS):
+            theirs = at_stripe.get(refund["id"])
+            if theirs is None or theirs["amount"] != refund["amount"]:
+                yield _finding("a refund of money is not the one at Stripe", refund["id"], theirs or refund)
+        standing = {row["order_id"]: row for row in databases.rows("payments", _STANDING)}
+        for order in databases.rows("orders", _TOLD):
+            payment = standing.get(order["id"])
+            if payment is None or payment["version"] < order["payment_version"]:
+                yield _finding("an order was told of a payment that is not so", order["id"], order)
+            elif payment["version"] == order["payment_version"] and (
+                min(payment["refunded_cents"], order["total_cents"]),
+                payment["dispute"],
+            ) != (order["refunded_cents"], order["dispute"]):
+                yield _finding("an order and its payment tell of other refunds", order["id"], payment)
+
+
+def _finding(what: str, of: object, found: object) -> Finding:
+    return Finding("I5", what, str(of), str(found))
+
+
+_POSTED = """
+    SELECT (metadata->>'refund_id')::uuid AS refund_id, order_id, amount FROM points_transactions
+    WHERE type = 'refund'"""
+_POINTS_REFUNDS = """
+    SELECT id, order_id, status, amount_points AS amount FROM refunds WHERE amount_points > 0"""
+_MONEY_REFUNDS = """
+    SELECT id, order_id, status, amount_cents AS amount FROM refunds
+    WHERE amount_cents > 0 AND status IN ('pending', 'succeeded')"""
+_MONEY_AT_STRIPE = "SELECT id, amount_cents AS amount FROM refunds WHERE is_ours"
+_TOLD = """
+    SELECT id, payment_version, refunded_cents, total_cents, dispute FROM orders WHERE payment_version > 0"""
+_STANDING = """
+    SELECT order_id, version, refunded_cents, dispute FROM payments
+    WHERE order_id IS NOT NULL AND standing = 'fulfilled'"""
+
+CHECKS: tuple[Check, ...] = (
+    RefundedPoints(),
+    RefundedMoney(),
+    SqlCheck(
+        ("I5",),
+        "what a line says was refunded is not the sum of its refunds",
+        "orders",
+        """
+        SELECT i.order_id AS order, i.product_id, i.refunded_quantity, i.refunded_cents, i.refunded_points
+        FROM order_items i LEFT JOIN (
+            SELECT t.order_id, t.product_id, sum(t.quantity) AS quantity, sum(t.cents) AS cents,
+                sum(t.points) AS points
+            FROM refund_items t JOIN refunds r ON r.id = t.refund_id WHERE r.status <> 'failed'
+            GROUP BY t.order_id, t.product_id) s USING (order_id, product_id)
+        WHERE (i.refunded_quantity, i.refunded_cents, i.refunded_points)
+            <> (coalesce(s.quantity, 0), coalesce(s.cents, 0), coalesce(s.points, 0))""",
+    ),
+    SqlCheck(
+        ("I5",),
+        "a refund is not the sum of its lines",
+        "orders",
+        """
+        SELECT r.id AS refund, r.amount_cents, r.amount_points
+        FROM refunds r LEFT JOIN refund_items t ON t.refund_id = r.id
+        GROUP BY r.id HAVING (r.amount_cents, r.amount_points)
+            <> (coalesce(sum(t.cents), 0), coalesce(sum(t.points), 0))""",
+    ),
+    SqlCheck(
+        ("I5",),
+        "the points that went back of an order are not the sum of its refunds",
+        "orders",
+        """
+        SELECT o.id AS order, o.refunded_points, coalesce(sum(r.amount_points), 0) AS refunds
+        FROM orders o LEFT JOIN refunds r ON r.order_id = o.id AND r.status = 'succeeded'
+        GROUP BY o.id HAVING o.refunded_points <> coalesce(sum(r.amount_points), 0)""",
+    ),
+    SqlCheck(
+        ("I5",),
+        "an order is refunded although something is left of it, or the other way round",
+        "orders",
+        """
+        SELECT id AS order, status, refunded_cents, refunded_points, dispute FROM orders
+        WHERE status IN ('completed', 'refunded') AND (status = 'refunded') <> (dispute = 'lost'
+            OR CASE payment_method WHEN 'points' THEN refunded_points = total_points
+                ELSE refunded_cents = total_cents END)""",
+    ),
+    SqlCheck(
+        ("I9",),
+        "pieces that a refund returns are not on their shelf, or were put there twice",
+        "orders",
+        """
+        SELECT r.id AS refund, t.product_id, t.quantity, m.delta FROM refunds r
+            JOIN refund_items t ON t.refund_id = r.id
+            JOIN product_inventory i ON i.product_id = t.product_id AND i.stock_quantity IS NOT NULL
+            LEFT JOIN stock_movements m ON m.refund_id = r.id AND m.product_id = t.product_id
+        WHERE r.return_stock AND r.status = 'succeeded' AND m.delta IS DISTINCT FROM t.quantity""",
+    ),
+    SqlCheck(
+        ("I5",),
+        "a download is open that order or line no longer give, or shut that they do",
+        "orders",
+        """
+        SELECT g.id AS download, g.status, o.status AS order, o.dispute, i.refunded_quantity
+        FROM download_grants g JOIN orders o ON o.id = g.order_id
+            JOIN order_items i ON i.order_id = g.order_id AND i.product_id = g.product_id
+        WHERE g.status <> CASE
+            WHEN o.status = 'refunded' OR i.refunded_quantity = i.quantity THEN 'revoked'
+            WHEN o.dispute = 'open' THEN 'suspended' ELSE 'active' END""",
+    ),
+)

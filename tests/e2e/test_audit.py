@@ -13,6 +13,7 @@ import pytest
 from deploy.local import audit
 from deploy.local.ephemeral import RunningStack, running_stack, wait_until
 from deploy.local.quiet import is_quiet
+from protos.orders.v1 import orders_pb2, orders_pb2_grpc
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
 from tests.e2e.rest_client import Customer, pay, sign_in, until
 
@@ -71,6 +72,41 @@ def _are_settled(stack: RunningStack) -> bool:
     with psycopg.connect(stack.file.database_urls["payments"]) as connection:
         row = connection.execute(query).fetchone()
     return row == (True,) and is_quiet(stack.file.database_urls)
+
+
+@pytest.fixture(scope="module")
+async def given_back(stack: RunningStack, paid: None, traded: Customer) -> None:
+    """A piece of a points order and of a card order came back to their shelf; both buyers have downloads."""
+    image = (await traded.read("/api/products"))["items"][0]
+    items = [{"productId": image["id"], "quantity": 2}]
+    by_points = (await traded.buy("points", items=items)).json()["orderId"]
+    by_card = (await traded.buy("stripe", items=items)).json()
+    page = await until(lambda: traded.order(by_card["orderId"]), lambda order: order["url"] is not None)
+    await pay(page["url"])
+    piece = [orders_pb2.CartLine(product_id=image["id"], quantity=1)]
+    async with grpc.aio.insecure_channel(stack.file.grpc["orders"]) as channel:
+        stub = orders_pb2_grpc.OrdersOperatorServiceStub(channel)
+        for order_id in (by_points, by_card["orderId"]):
+            await until(lambda: traded.order(order_id), lambda order: order["status"] == "completed")  # noqa: B023
+            await stub.RefundOrder(
+                orders_pb2.RefundOrderRequest(
+                    order_id=order_id,
+                    refund_id=str(uuid4()),
+                    items=piece,
+                    return_stock=True,
+                    actor="operator",
+                    reason="torn",
+                )
+            )
+    query = "SELECT count(*) FROM refunds WHERE status = 'succeeded'"
+    told = "SELECT count(*) FROM orders WHERE refunded_cents > 0"
+
+    def is_settled() -> bool:
+        with psycopg.connect(stack.file.database_urls["orders"]) as connection:
+            counts = [connection.execute(each.encode()).fetchone() for each in (query, told)]
+        return counts == [(2,), (1,)] and is_quiet(stack.file.database_urls)
+
+    wait_until(is_settled, seconds=30, what="both refunds settled")
 
 
 def look_after(stack: RunningStack, *changes: tuple[str, str]) -> set[audit.Finding]:
@@ -244,6 +280,72 @@ _TOLD = "subject = 'payments.points.grant_changed'"
 )
 async def test_falsified_payments_are_named(
     stack: RunningStack, paid: None, database: str, change: str, what: str
+) -> None:
+    assert what in {finding.what for finding in look_after(stack, (database, change))}
+
+
+_LINE = "what a line says was refunded is not the sum of its refunds"
+_STANDING = "an order is refunded although something is left of it, or the other way round"
+
+
+@pytest.mark.parametrize(
+    ("database", "change", "what"),
+    [
+        ("orders", "UPDATE order_items SET refunded_quantity = 2 WHERE refunded_quantity = 1", _LINE),
+        ("orders", "DELETE FROM refund_items", _LINE),
+        (
+            "orders",
+            "UPDATE refund_items SET points = points + 1 WHERE points > 0",
+            "a refund is not the sum of its lines",
+        ),
+        (
+            "orders",
+            "UPDATE orders SET refunded_points = 1 WHERE refunded_points > 1",
+            "the points that went back of an order are not the sum of its refunds",
+        ),
+        ("orders", "UPDATE orders SET status = 'refunded' WHERE status = 'completed'", _STANDING),
+        ("orders", "UPDATE orders SET refunded_cents = total_cents WHERE refunded_cents > 0", _STANDING),
+        (
+            "orders",
+            "DELETE FROM stock_movements WHERE reason = 'returned'",
+            "pieces that a refund returns are not on their shelf, or were put there twice",
+        ),
+        (
+            "orders",
+            "UPDATE download_grants SET status = 'revoked'",
+            "a download is open that order or line no longer give, or shut that they do",
+        ),
+        (
+            "wallet",
+            "DELETE FROM points_transactions WHERE type = 'refund'",
+            "a refund of points is not in the ledger",
+        ),
+        (
+            "wallet",
+            "UPDATE points_transactions SET amount = amount + 1 WHERE type = 'refund'",
+            "a refund of points is of another amount or order",
+        ),
+        (
+            "orders",
+            "UPDATE refunds SET status = 'failed', failure_reason = 'x' WHERE amount_points > 0",
+            "a refund that failed gave points back",
+        ),
+        ("orders", "DELETE FROM refunds", "points went back that no order knows of"),
+        ("payments", "DELETE FROM refunds", "a refund of money is not the one at Stripe"),
+        (
+            "orders",
+            "UPDATE orders SET payment_version = payment_version + 1 WHERE payment_version > 0",
+            "an order was told of a payment that is not so",
+        ),
+        (
+            "orders",
+            "UPDATE orders SET dispute = 'won' WHERE payment_version > 0",
+            "an order and its payment tell of other refunds",
+        ),
+    ],
+)
+async def test_falsified_refunds_are_named(
+    stack: RunningStack, given_back: None, database: str, change: str, what: str
 ) -> None:
     assert what in {finding.what for finding in look_after(stack, (database, change))}
 

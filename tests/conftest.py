@@ -46,7 +46,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """Postgres and NATS with every database and role, nothing migrated."""
+    """Postgres, NATS and Valkey with every database and role, nothing migrated."""
     with running_stack(servers_only=True) as stack:
         yield Servers(stack)
 

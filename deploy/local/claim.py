@@ -18,6 +18,7 @@ from typing import IO
 from pydantic import TypeAdapter, ValidationError
 
 from deploy.local.identity import Identity
+from deploy.local.parts import SERVERS
 from deploy.local.secret_store import write_private
 from deploy.local.stackfile import NAME
 
@@ -111,7 +112,7 @@ def forget(data: Path) -> None:
 def end_orphans(data: Path) -> list[str]:
     """Ends what a killed supervisor left running, the servers last; returns the names. Needs the claim."""
     alive = {name: who for name, who in recorded(data).items() if who is not None and who.is_alive()}
-    for name in sorted(alive, key=lambda name: name in ("postgres", "nats")):
+    for name in sorted(alive, key=lambda name: name in SERVERS):
         how = signal.SIGINT if name == "postgres" else signal.SIGTERM
         alive[name].end(how=how, grace_seconds=_ORPHAN_SECONDS)
     forget(data)

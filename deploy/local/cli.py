@@ -67,7 +67,9 @@ def up(
     data: Data = _DATA,
     port_offset: Offset = 0,
     detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready.")] = False,
-    servers_only: Annotated[bool, typer.Option("--servers-only", help="Postgres and NATS alone.")] = False,
+    servers_only: Annotated[
+        bool, typer.Option("--servers-only", help="Postgres, NATS and Valkey alone.")
+    ] = False,
 ) -> None:
     """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
     import asyncio
@@ -285,6 +287,7 @@ def _address(file: StackFile, name: str) -> str:
         "stripe": file.stripe_url,
         "mailbox": file.mailbox_url,
         "nats": file.nats_url.rpartition("@")[2],
+        "valkey": file.valkey_url.rpartition("@")[2],
         "postgres": file.database_urls["wallet"].rpartition("@")[2].partition("/")[0],
         **file.grpc,
     }

@@ -63,7 +63,7 @@ class RunningStack:
 
 @contextmanager
 def running_stack(*, servers_only: bool = False) -> Iterator[RunningStack]:
-    """Starts a stack, gives it, and removes it, whatever happens. `servers_only`: Postgres and NATS."""
+    """Starts a stack, gives it, and removes it, whatever happens. `servers_only`: without our own parts."""
     data = Path(tempfile.mkdtemp(prefix="aishop-"))
     try:
         with ports.free_offset() as offset:

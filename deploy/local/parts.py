@@ -14,13 +14,15 @@ import httpx
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from deploy.local import postgres
+from deploy.local import postgres, valkey
 from deploy.local.ports import HOST
 from deploy.local.secret_store import Secrets
 from deploy.postgres.roles import SERVICES, role
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PROBE_SECONDS = 1.0
+# What everything else stands on: started first, ended last.
+SERVERS = ("postgres", "nats", "valkey")
 _NATS_USER = "aishop"
 _MAIL_FROM = "shop@aishop.local"
 
@@ -78,6 +80,10 @@ class Plan:
         return f"nats://{_NATS_USER}:{self.secrets.nats_password}@{self.address('nats')}"
 
     @property
+    def valkey_url(self) -> str:
+        return f"valkey://:{self.secrets.valkey_password}@{self.address('valkey')}"
+
+    @property
     def webhook_url(self) -> str:
         return f"{self.url('webhooks')}/api/webhooks/stripe"
 
@@ -92,7 +98,7 @@ class Plan:
 
 
 def servers(plan: Plan) -> list[Part]:
-    """What everything else stands on."""
+    """The parts of SERVERS."""
     jetstream = plan.data / "nats"
     config = plan.data / "nats.conf"
     config.write_text(
@@ -112,6 +118,11 @@ def servers(plan: Plan) -> list[Part]:
             "nats",
             [str(Path(sys.executable).parent / "nats-server"), "-c", str(config)],
             ready=partial(_says_info, plan.ports["nats"]),
+        ),
+        Part(
+            "valkey",
+            valkey.command(plan.data, port=plan.ports["valkey"], password=plan.secrets.valkey_password),
+            ready=partial(_answers_pong, plan.ports["valkey"], plan.secrets.valkey_password),
         ),
     ]
 
@@ -165,6 +176,7 @@ def _services(plan: Plan) -> dict[str, dict[str, str]]:
             "PAYMENTS_TARGET": plan.address("payments"),
             "SMTP_URL": f"smtp://{plan.address('smtp')}",
             "MAIL_FROM": _MAIL_FROM,
+            "VALKEY_URL": plan.valkey_url,
         },
     }
 
@@ -253,6 +265,16 @@ async def _says_info(port: int) -> bool:
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         return (await asyncio.wait_for(reader.readline(), _PROBE_SECONDS)).startswith(b"INFO")
+    finally:
+        writer.close()
+
+
+async def _answers_pong(port: int, password: str) -> bool:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        writer.write(f"AUTH {password}\r\nPING\r\n".encode())
+        answers = [await asyncio.wait_for(reader.readline(), _PROBE_SECONDS) for _ in range(2)]
+        return answers == [b"+OK\r\n", b"+PONG\r\n"]
     finally:
         writer.close()
 

@@ -1,5 +1,6 @@
 """Secrets of a local stack: drawn once, kept in its data folder, readable by their owner only."""
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -15,6 +16,7 @@ class Secrets(BaseModel):
     postgres_password: str
     role_passwords: dict[str, str]
     nats_password: str
+    valkey_password: str
     auth_jwt_secret: str
     stripe_secret_key: str
     stripe_webhook_secret: str
@@ -23,12 +25,12 @@ class Secrets(BaseModel):
 
 
 def load_or_draw(folder: Path) -> Secrets:
-    """The folder's secrets, drawn when it has none yet."""
+    """The folder's secrets; those that it has not yet, of a newer version say, are drawn."""
     path = folder / "secrets.json"
-    if path.exists():
-        return Secrets.model_validate_json(path.read_text())
-    drawn = _draw()
-    write_private(path, drawn.model_dump_json(indent=2))
+    known = json.loads(path.read_text()) if path.exists() else {}
+    drawn = Secrets.model_validate(_draw().model_dump() | known)
+    if drawn.model_dump() != known:
+        write_private(path, drawn.model_dump_json(indent=2))
     return drawn
 
 
@@ -50,6 +52,7 @@ def _draw() -> Secrets:
             role(service, login): secrets.token_hex(16) for service in SERVICES for login in LOGINS
         },
         nats_password=secrets.token_hex(16),
+        valkey_password=secrets.token_hex(16),
         auth_jwt_secret=secrets.token_urlsafe(48),
         stripe_secret_key=f"sk_test_{secrets.token_hex(16)}",
         stripe_webhook_secret=f"whsec_{secrets.token_hex(16)}",

@@ -19,7 +19,7 @@ class StackFile(BaseModel):
     stripe_url: str
     mailbox_url: str
     nats_url: str
-    valkey_url: str | None
+    valkey_url: str
     database_urls: dict[str, str]
     grpc: dict[str, str]
     auth_jwt_secret: str

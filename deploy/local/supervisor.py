@@ -164,8 +164,8 @@ class Supervisor:
         # The gateway first, so that no request starts that cannot finish.
         for together in (
             [kept for name, kept in self._kept.items() if name == "gateway"],
-            [kept for name, kept in self._kept.items() if name not in ("gateway", "postgres", "nats")],
-            [kept for name, kept in self._kept.items() if name in ("postgres", "nats")],
+            [kept for name, kept in self._kept.items() if name not in ("gateway", *parts.SERVERS)],
+            [kept for name, kept in self._kept.items() if name in parts.SERVERS],
         ):
             await asyncio.gather(*(kept.stop() for kept in together))
         # Last: whoever kills us before leaves a record of what still runs.
@@ -224,14 +224,14 @@ class Supervisor:
 
 
 def stack_file(plan: Plan, pids: Mapping[str, int | None]) -> StackFile:
-    everyone = ("postgres", "nats", "valkey", "wallet", "orders", "payments", "gateway", "stripe", "mailbox")
+    everyone = (*parts.SERVERS, "wallet", "orders", "payments", "gateway", "stripe", "mailbox")
     return StackFile(
         gateway_url=plan.url("gateway"),
         webhook_url=plan.webhook_url,
         stripe_url=_NO_SANDBOX if plan.real_stripe else plan.url("stripe"),
         mailbox_url=plan.url("mailbox"),
         nats_url=plan.nats_url,
-        valkey_url=None,
+        valkey_url=plan.valkey_url,
         database_urls={service: plan.admin_url(service) for service in SERVICES},
         grpc={service: plan.address(service) for service in SERVICES},
         auth_jwt_secret=plan.secrets.auth_jwt_secret,

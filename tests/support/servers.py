@@ -1,4 +1,4 @@
-"""Postgres and NATS of their own for tests of one service: databases, roles, nothing migrated."""
+"""Postgres, NATS and Valkey of their own for tests of one service: databases, roles, nothing migrated."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,10 @@ class Servers:
     @property
     def nats_url(self) -> str:
         return self.stack.file.nats_url
+
+    @property
+    def valkey_url(self) -> str:
+        return self.stack.file.valkey_url
 
     def admin_url(self, database: str = "postgres") -> str:
         """The superuser, who reads past row-level security."""

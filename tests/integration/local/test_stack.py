@@ -92,7 +92,7 @@ def test_a_detached_stack_is_ready_private_and_leaves_nothing(data: Path, offset
     assert len(file.auth_jwt_secret.encode()) >= 32
     assert set(json.loads((data / "stack.json").read_text())) == set(StackFile.model_fields)
     pids = [pid for pid in file.pids.values() if pid]
-    assert len(pids) == 9
+    assert len(pids) == 10
     assert os.getsid(file.pids["supervisor"] or 0) != os.getsid(0)
 
     again = aishop(*up)
@@ -160,7 +160,7 @@ def test_what_a_killed_supervisor_left_is_ended(data: Path, offset: str) -> None
     up = ("up", "--data", str(data), "--port-offset", offset, "--servers-only", "--detach")
     assert aishop(*up).returncode == 0
     file = StackFile.read(data)
-    orphans = [file.pids["postgres"] or 0, file.pids["nats"] or 0]
+    orphans = [file.pids["postgres"] or 0, file.pids["nats"] or 0, file.pids["valkey"] or 0]
     os.kill(file.pids["supervisor"] or 0, signal.SIGKILL)
     wait_until(lambda: is_gone(file.pids["supervisor"] or 0), seconds=_SECONDS, what="killed")
     assert not any(is_gone(pid) for pid in orphans)
@@ -219,7 +219,7 @@ def servers_to_harm() -> Iterator[RunningStack]:
         yield running
 
 
-@pytest.mark.parametrize("part", ["postgres", "nats"])
+@pytest.mark.parametrize("part", ["postgres", "nats", "valkey"])
 def test_a_part_that_dies_is_named_and_comes_back_with_its_data(
     servers_to_harm: RunningStack, part: str
 ) -> None:

@@ -66,7 +66,7 @@ def stack_file(supervisor_pid: int) -> StackFile:
     return StackFile(
         **dict.fromkeys(("gateway_url", "webhook_url", "stripe_url", "mailbox_url"), "http://localhost:1"),
         nats_url="nats://localhost:1",
-        valkey_url=None,
+        valkey_url="valkey://localhost:1",
         database_urls=places,
         grpc=places,
         **dict.fromkeys(("auth_jwt_secret", "stripe_secret_key", "stripe_webhook_secret"), "x"),
@@ -193,15 +193,15 @@ def test_status_tells_the_truth_after_a_kill_and_down_ends_what_was_left(
 ) -> None:
     assert aishop(*up, "--detach").returncode == 0
     orphans = kill_supervisor(data)
-    assert len(orphans) == 2
+    assert len(orphans) == 3
     shown = aishop("status", "--data", str(data))
     assert shown.returncode == 1
     states = [line.split("│")[1:4] for line in shown.stdout.splitlines() if line.startswith("│")]
     assert [(name.strip(), state.strip()) for name, _, state in states] == [
-        *(("supervisor", "down"), ("postgres", "runs"), ("nats", "runs"))
+        *(("supervisor", "down"), ("postgres", "runs"), ("nats", "runs"), ("valkey", "runs"))
     ]
     ended = aishop("down", "--data", str(data)).stdout
-    assert "ended what a killed supervisor had left: postgres, nats" in ended
+    assert "ended what a killed supervisor had left: postgres, nats, valkey" in ended
     assert all(is_gone(pid) for pid in orphans)
     assert "aishop up" in aishop("status", "--data", str(data)).stderr
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from uuid import UUID
 
 import uvloop
 
@@ -20,9 +22,11 @@ from services.chassis.workers import background, run_until_signal
 from services.orders import events, seed
 from services.orders.api.cart import CartService
 from services.orders.api.catalog import CatalogService
+from services.orders.api.catalog_operator import CatalogOperatorService
 from services.orders.api.operator import OrdersOperatorService
 from services.orders.api.orders import OrdersService
 from services.orders.card_saga import CardSaga
+from services.orders.catalog_cache import CatalogCache
 from services.orders.checkout import Checkout
 from services.orders.mails import Mailer
 from services.orders.points_saga import PointsSagas
@@ -59,6 +63,8 @@ async def serve(settings: OrdersSettings) -> None:
     )
     remote = Remote(wallet_target=settings.wallet_target, payments_target=settings.payments_target)
 
+    cache = CatalogCache(settings.valkey_url)
+
     def wake_publishers() -> None:
         relay.wake()
         mailer.wake()
@@ -67,6 +73,10 @@ async def serve(settings: OrdersSettings) -> None:
         relay.wake()
         mailer.hand_over(order)
 
+    def publish_ended(released: Collection[UUID]) -> None:
+        relay.wake()
+        cache.note_products(released)
+
     lease_seconds = settings.saga_lease_seconds
     points = PointsSagas(
         database,
@@ -74,9 +84,9 @@ async def serve(settings: OrdersSettings) -> None:
         lease_seconds=lease_seconds,
         mail_lease_seconds=settings.mail_lease_seconds,
         completed=publish_completed,
-        ended=relay.wake,
+        ended=publish_ended,
     )
-    cards = CardSaga(database, remote, keyring, after_commit=wake_publishers)
+    cards = CardSaga(database, remote, keyring, after_commit=wake_publishers, ended=publish_ended)
     giving_back = RefundSaga(database, remote, after_commit=lambda: wake_everyone())
     sagas = [*points.table(), *cards.table(), *giving_back.table()]
     runner = Runner(database, sagas, lease_seconds=lease_seconds)
@@ -93,10 +103,15 @@ async def serve(settings: OrdersSettings) -> None:
             after_commit=wake_everyone,
             ack_wait_seconds=settings.consumer_ack_wait_seconds,
         )
-        for each in events.subscriptions()
+        for each in events.subscriptions(forget_catalogue=cache.note_catalogue)
     ]
-    checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds)
-    server = _server(settings.grpc_listen, database, checkout)
+    checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds, reserved=cache.note_products)
+    server = _server(settings.grpc_listen, database, checkout, cache)
+    server.add(
+        CatalogOperatorService(database, cache, publish=relay.wake),
+        orders_pb2_grpc.add_CatalogOperatorServiceServicer_to_server,
+        orders_pb2.DESCRIPTOR.services_by_name["CatalogOperatorService"],
+    )
     server.add(
         OrdersOperatorService(
             database,
@@ -113,20 +128,22 @@ async def serve(settings: OrdersSettings) -> None:
         runner.run(),
         mailer.run(),
         retention.run(),
+        cache.run(),
         *(consumer.run() for consumer in consumers),
     ):
         await server.start()
         await run_until_signal()
         await server.stop()
     await remote.close()
+    await cache.close()
     await database.dispose()
 
 
-def _server(listen: str, database: Database, checkout: Checkout) -> GrpcServer:
+def _server(listen: str, database: Database, checkout: Checkout, cache: CatalogCache) -> GrpcServer:
     server = GrpcServer(listen)
     services = orders_pb2.DESCRIPTOR.services_by_name
     server.add(
-        CatalogService(database),
+        CatalogService(database, cache),
         orders_pb2_grpc.add_CatalogServiceServicer_to_server,
         services["CatalogService"],
     )

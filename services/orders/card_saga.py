@@ -20,7 +20,7 @@ ends the session first: stock is only released once Stripe confirmed that nobody
 payment that was faster wins over the undo.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -33,7 +33,7 @@ from services.chassis import failpoints, logs
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.orders import errors, refund_saga
-from services.orders.commands import refunds, runs, settling, standing
+from services.orders.commands import refunds, runs, settling, standing, stock
 from services.orders.commands.runs import Run
 from services.orders.ending import CANCELLED_BY_CUSTOMER, end_order_of
 from services.orders.queries.orders import Order, find_order, lock_order
@@ -80,12 +80,20 @@ class CardSaga:
     """The saga of a card order."""
 
     def __init__(
-        self, database: Database, remote: Remote, keyring: Keyring, *, after_commit: Callable[[], None]
+        self,
+        database: Database,
+        remote: Remote,
+        keyring: Keyring,
+        *,
+        after_commit: Callable[[], None],
+        ended: Callable[[Collection[UUID]], None],
     ) -> None:
+        """`ended` is told which products' stock came back."""
         self._database = database
         self._remote = remote
         self._keyring = keyring
         self._after_commit = after_commit
+        self._ended = ended
 
     def table(self) -> tuple[Saga, ...]:
         return (
@@ -136,8 +144,7 @@ class CardSaga:
         return False
 
     async def _end(self, run: Run, reason: str, fields: Mapping[str, str]) -> None:
-        await end_order_of(self._database, run, reason, fields)
-        self._after_commit()
+        self._ended(await end_order_of(self._database, run, reason, fields))
 
 
 def _outcome(checkout: payments_pb2.Checkout) -> Outcome:
@@ -191,7 +198,7 @@ async def _apply_paid(connection: AsyncConnection, run: Run, order: Order, outco
 async def _revive(connection: AsyncConnection, order: Order) -> bool:
     """Reserves the stock of an order that was paid after its end; False when it is gone: then the money goes
     back."""
-    reserved = await settling.reserve_again(connection, order)
+    reserved = await stock.reserve_again(connection, order)
     failure_reason = None if reserved else refunds.LATE_PAYMENT
     await settling.start_processing(connection, order, reason="late_payment", failure_reason=failure_reason)
     if not reserved:

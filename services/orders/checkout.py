@@ -9,6 +9,7 @@ the outcome is still open at the end (wallet does not answer, say), the customer
 and follows it; the runner goes on.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -62,8 +63,18 @@ class Purchase:
 class Checkout:
     """Places and cancels orders."""
 
-    def __init__(self, database: Database, runner: Runner, keyring: Keyring, *, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        runner: Runner,
+        keyring: Keyring,
+        *,
+        lease_seconds: float,
+        reserved: Callable[[Collection[UUID]], None],
+    ) -> None:
+        """`reserved` is told of which products less can be bought now."""
         self._database = database
+        self._reserved = reserved
         self._lease_seconds = lease_seconds
         self._runner = runner
         self._keyring = keyring
@@ -81,6 +92,7 @@ class Checkout:
         if placed.short is not None:
             product_id, available = placed.short
             raise errors.out_of_stock(product_id, available=available, order_id=placement.order_id)
+        self._reserved(placement.quantities)
         return await self._drive(placement, placed)
 
     async def cancel(self, *, user_id: UUID, order_id: UUID) -> Order:

@@ -13,6 +13,37 @@ def product_inactive(product_id: UUID) -> Rejected:
     return Rejected("PRODUCT_INACTIVE", "this product is no longer sold", product_id=product_id)
 
 
+def product_exists(product_id: UUID) -> Conflict:
+    return Conflict("PRODUCT_EXISTS", "this product_id stands for another product", product_id=product_id)
+
+
+def product_changed(version: int) -> Conflict:
+    return Conflict("PRODUCT_CHANGED", "the product changed since it was read", version=version)
+
+
+def invalid_asset_key() -> Invalid:
+    return Invalid(
+        "INVALID_FIELD",
+        "asset_key must be names of letters, digits, '.', '_' and '-' between single slashes, none of which"
+        " begins with '.' or '-'; a digital product has one",
+        field="asset_key",
+    )
+
+
+def stock_reserved(*, reserved: int, stock: int) -> Rejected:
+    return Rejected("STOCK_RESERVED", "fewer would be left than are reserved", reserved=reserved, stock=stock)
+
+
+def stock_unlimited(product_id: UUID) -> Rejected:
+    return Rejected("STOCK_UNLIMITED", "this product's stock is not counted", product_id=product_id)
+
+
+def stock_movement_mismatch(movement_id: UUID) -> Conflict:
+    return Conflict(
+        "STOCK_MOVEMENT_MISMATCH", "this movement_id was used for another movement", movement_id=movement_id
+    )
+
+
 def not_for_points(product_id: UUID) -> Rejected:
     return Rejected("NOT_FOR_POINTS", "this product is sold for money only", product_id=product_id)
 

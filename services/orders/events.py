@@ -4,9 +4,10 @@ payments.checkout.changed   what became of a card order's session      → apply
 payments.payment.changed    how much of an order's payment is left     → standing.apply_payment()
 payments.refund.changed     what became of a refund at Stripe          → refunds.settle_refund()
 wallet.hold.overdue         wallet asks about a hold                   → answer_overdue_hold()
+orders.product.changed      what is cached of the catalogue is old     → CatalogCache.note_catalogue()
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -95,7 +96,11 @@ async def answer_overdue_hold(connection: AsyncConnection, event: events_pb2.Hol
     log.info("hold.overdue", order_id=event.order_id)
 
 
-def subscriptions() -> tuple[Subscription, ...]:
+def subscriptions(*, forget_catalogue: Callable[[], None]) -> tuple[Subscription, ...]:
+    async def product_changed(_: AsyncConnection, __: events_pb2.ProductChanged) -> None:
+        # No network here: it only wakes whoever deletes. Every replica shares one cache and this consumer.
+        forget_catalogue()
+
     return (
         Subscription(
             stream="PAYMENTS",
@@ -124,5 +129,12 @@ def subscriptions() -> tuple[Subscription, ...]:
             durable="orders__hold",
             event=events_pb2.HoldOverdue,
             handle=answer_overdue_hold,
+        ),
+        Subscription(
+            stream="ORDERS",
+            subject="orders.product.changed",
+            durable="orders__product",
+            event=events_pb2.ProductChanged,
+            handle=product_changed,
         ),
     )

@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from services.chassis import tables
 from services.chassis.audit_log import audit_log_table
+from services.orders.rules import ASSET_KEY
 
 metadata = MetaData()
 tables.messaging_tables(metadata)
@@ -63,6 +64,8 @@ products = Table(
     Column("asset_key", Text, nullable=False),
     Column("active", Boolean, nullable=False, server_default=text("true")),
     Column("version", Integer, nullable=False, server_default="1"),
+    # Of the request that created it; NULL when none did.
+    Column("request_hash", LargeBinary),
     _time("created_at"),
     _time("updated_at"),
     CheckConstraint("price_cents > 0", name="price_cents_positive"),
@@ -70,7 +73,11 @@ products = Table(
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
     CheckConstraint("type IN ('digital', 'physical')", name="known_type"),
     CheckConstraint("length(title) BETWEEN 1 AND 200", name="title_given"),
-    Index("idx_products_active", "id", postgresql_where=text("active")),
+    CheckConstraint(
+        f"asset_key = '' OR asset_key ~ '^({ASSET_KEY.pattern})$'", name="asset_key_stays_inside"
+    ),
+    CheckConstraint("type <> 'digital' OR asset_key <> ''", name="digital_has_its_file"),
+    Index("idx_products_active", "created_at", "id", postgresql_where=text("active")),
 )
 
 product_inventory = Table(
@@ -109,7 +116,7 @@ stock_movements = Table(
         "CASE reason WHEN 'sold' THEN delta < 0 WHEN 'corrected' THEN true ELSE delta > 0 END",
         name="sign_fits_reason",
     ),
-    Index("idx_stock_movements_product", "product_id"),
+    Index("idx_stock_movements_product", "product_id", text("created_at DESC"), text("id DESC")),
     Index(
         "idx_stock_movements_sold_once",
         "order_id",

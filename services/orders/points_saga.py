@@ -10,8 +10,9 @@ same hold. After it the run stands at capture_points, which wallet does once per
 the hold (a release that overtakes its reserve leaves a tombstone that refuses it), then fails the order.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from uuid import UUID
 
 from services.chassis import failpoints, logs
 from services.chassis.db import Database
@@ -42,9 +43,10 @@ class PointsSagas:
         lease_seconds: float,
         mail_lease_seconds: float,
         completed: Callable[[Order], None],
-        ended: Callable[[], None],
+        ended: Callable[[Collection[UUID]], None],
     ) -> None:
-        """`completed` and `ended` tell whoever publishes and mails that there is something to do."""
+        """`completed` and `ended` tell whoever publishes and mails that there is something to do; `ended`
+        names the products whose stock came back."""
         self._database = database
         self._remote = remote
         self._lease_seconds = lease_seconds
@@ -122,8 +124,7 @@ class PointsSagas:
         raise Conflict("HOLD_CAPTURED", "the points of an order that is being undone were captured")
 
     async def _end(self, run: Run, reason: str, fields: Mapping[str, str]) -> None:
-        await end_order_of(self._database, run, reason, fields)
-        self._ended()
+        self._ended(await end_order_of(self._database, run, reason, fields))
 
     async def _order(self, run: Run) -> Order:
         async with self._database.worker() as connection:

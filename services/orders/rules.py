@@ -1,5 +1,6 @@
 """Pure decisions about orders: the status table, lines and totals. No I/O, no clock."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,11 +8,17 @@ from uuid import UUID
 
 from services.orders import errors
 
+SHOP_CURRENCY = "usd"
 MAX_QUANTITY = 1000
 MAX_LINES = 100
 # Stripe refuses more than eight digits of minor units in most currencies:
 # https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts
 MAX_TOTAL_CENTS = 99_999_999
+# A full order of the dearest products still is a number that JavaScript holds.
+MAX_PRICE_POINTS = 1_000_000_000
+# Where fulfilment finds a file: names between single slashes, none of which begins with a dot.
+ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+MAX_ASSET_KEY_LENGTH = 200
 
 
 class Status(StrEnum):
@@ -21,6 +28,14 @@ class Status(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     REFUNDED = "refunded"
+
+
+class ProductType(StrEnum):
+    DIGITAL = "digital"
+    PHYSICAL = "physical"
+
+
+PRODUCT_TYPES = tuple(ProductType)
 
 
 class Method(StrEnum):
@@ -132,6 +147,14 @@ def first_short(quantities: Mapping[UUID, int], offers: Sequence[Offer]) -> Offe
         if offer.available is not None and offer.available < quantities[offer.product_id]:
             return offer
     return None
+
+
+def check_asset_key(key: str, product_type: ProductType) -> str:
+    """The key as it may be kept; Invalid when it could lead out of the store, or a file is missing."""
+    fits = ASSET_KEY.fullmatch(key) if key else product_type is not ProductType.DIGITAL
+    if not fits or len(key) > MAX_ASSET_KEY_LENGTH:
+        raise errors.invalid_asset_key()
+    return key
 
 
 def backoff_seconds(attempts: int) -> float:

@@ -3,12 +3,13 @@
 from uuid import UUID
 
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.chassis.settings import SeedSettings
-from services.orders.models import product_inventory, products, stock_movements
+from services.orders.commands.stock import open_stock
+from services.orders.models import products
+from services.orders.rules import SHOP_CURRENCY
 
-_CURRENCY = "usd"
 _STOCK = 5_000
 
 # Title, what it shows, cents, points (0: for money only), pieces (None: unlimited).
@@ -53,22 +54,12 @@ async def run(settings: SeedSettings) -> None:
                     description=description,
                     price_cents=price_cents,
                     price_points=price_points,
-                    currency=_CURRENCY,
+                    currency=SHOP_CURRENCY,
                     asset_key=f"samples/{number:02d}.png",
                 )
                 .on_conflict_do_nothing()
                 .returning(products.c.id)
             )
             if inserted.first() is not None:
-                await _receive(connection, product_id, stock)
+                await open_stock(connection, product_id, stock, actor="seed")
     await engine.dispose()
-
-
-async def _receive(connection: AsyncConnection, product_id: UUID, stock: int | None) -> None:
-    await connection.execute(insert(product_inventory).values(product_id=product_id, stock_quantity=stock))
-    if stock is not None:
-        await connection.execute(
-            insert(stock_movements).values(
-                product_id=product_id, delta=stock, reason="received", actor="seed"
-            )
-        )

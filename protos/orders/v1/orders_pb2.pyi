@@ -1026,6 +1026,45 @@ class ListAllProductsResponse(_message.Message):
 Global___ListAllProductsResponse: _TypeAlias = ListAllProductsResponse  # noqa: Y015
 
 @_typing.final
+class InspectProductRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectProductRequest: _TypeAlias = InspectProductRequest  # noqa: Y015
+
+@_typing.final
+class InspectProductResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> Global___StockedProduct: ...
+    def __init__(
+        self,
+        *,
+        product: Global___StockedProduct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectProductResponse: _TypeAlias = InspectProductResponse  # noqa: Y015
+
+@_typing.final
 class CreateProductRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1210,7 +1249,7 @@ class MoveStockRequest(_message.Message):
     """RECEIVED or CORRECTED."""
     actor: _builtins.str
     note: _builtins.str
-    """Why, for people; 1 to 500 characters."""
+    """Why, for people; 1 to 500 characters, and may be empty for what was received."""
     def __init__(
         self,
         *,

@@ -159,6 +159,11 @@ class CatalogOperatorServiceStub:
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsRequest.SerializeToString,
                 response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsResponse.FromString,
                 _registered_method=True)
+        self.InspectProduct = channel.unary_unary(
+                '/aishop.orders.v1.CatalogOperatorService/InspectProduct',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectProductRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectProductResponse.FromString,
+                _registered_method=True)
         self.CreateProduct = channel.unary_unary(
                 '/aishop.orders.v1.CatalogOperatorService/CreateProduct',
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CreateProductRequest.SerializeToString,
@@ -192,6 +197,13 @@ class CatalogOperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectProduct(self, request, context):
+        """One product, in the same way. NOT_FOUND PRODUCT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateProduct(self, request, context):
         """Idempotent by product_id. ABORTED PRODUCT_EXISTS when the id stands for another product.
         """
@@ -210,7 +222,8 @@ class CatalogOperatorServiceServicer:
     def MoveStock(self, request, context):
         """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
         FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
-        STOCK_UNLIMITED for a product without a count.
+        STOCK_UNLIMITED for a product without a count; ABORTED STOCK_MOVEMENT_MISMATCH when the id stands for
+        another movement.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +243,11 @@ def add_CatalogOperatorServiceServicer_to_server(servicer, server):
                     servicer.ListAllProducts,
                     request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsRequest.FromString,
                     response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsResponse.SerializeToString,
+            ),
+            'InspectProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectProduct,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectProductRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectProductResponse.SerializeToString,
             ),
             'CreateProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateProduct,
@@ -280,6 +298,33 @@ class CatalogOperatorService:
             '/aishop.orders.v1.CatalogOperatorService/ListAllProducts',
             protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsRequest.SerializeToString,
             protos_dot_orders_dot_v1_dot_orders__pb2.ListAllProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.CatalogOperatorService/InspectProduct',
+            protos_dot_orders_dot_v1_dot_orders__pb2.InspectProductRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.InspectProductResponse.FromString,
             options,
             channel_credentials,
             insecure,

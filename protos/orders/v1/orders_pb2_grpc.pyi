@@ -75,6 +75,8 @@ class CatalogOperatorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CatalogOperatorServiceAsyncStub: ...
     ListAllProducts: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListAllProductsRequest, _orders_pb2.ListAllProductsResponse]
     """Every product, retired ones too, with its stock; always read from the database."""
+    InspectProduct: _grpc.UnaryUnaryMultiCallable[_orders_pb2.InspectProductRequest, _orders_pb2.InspectProductResponse]
+    """One product, in the same way. NOT_FOUND PRODUCT_NOT_FOUND."""
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CreateProductRequest, _orders_pb2.CreateProductResponse]
     """Idempotent by product_id. ABORTED PRODUCT_EXISTS when the id stands for another product."""
     ChangeProduct: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ChangeProductRequest, _orders_pb2.ChangeProductResponse]
@@ -84,7 +86,8 @@ class CatalogOperatorServiceStub:
     MoveStock: _grpc.UnaryUnaryMultiCallable[_orders_pb2.MoveStockRequest, _orders_pb2.MoveStockResponse]
     """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
     FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
-    STOCK_UNLIMITED for a product without a count.
+    STOCK_UNLIMITED for a product without a count; ABORTED STOCK_MOVEMENT_MISMATCH when the id stands for
+    another movement.
     """
     ListStockMovements: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListStockMovementsRequest, _orders_pb2.ListStockMovementsResponse]
     """What moved a product's stock, newest first, by keyset cursor."""
@@ -96,6 +99,8 @@ class CatalogOperatorServiceAsyncStub(CatalogOperatorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAllProducts: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListAllProductsRequest, _orders_pb2.ListAllProductsResponse]  # type: ignore[assignment]
     """Every product, retired ones too, with its stock; always read from the database."""
+    InspectProduct: _aio.UnaryUnaryMultiCallable[_orders_pb2.InspectProductRequest, _orders_pb2.InspectProductResponse]  # type: ignore[assignment]
+    """One product, in the same way. NOT_FOUND PRODUCT_NOT_FOUND."""
     CreateProduct: _aio.UnaryUnaryMultiCallable[_orders_pb2.CreateProductRequest, _orders_pb2.CreateProductResponse]  # type: ignore[assignment]
     """Idempotent by product_id. ABORTED PRODUCT_EXISTS when the id stands for another product."""
     ChangeProduct: _aio.UnaryUnaryMultiCallable[_orders_pb2.ChangeProductRequest, _orders_pb2.ChangeProductResponse]  # type: ignore[assignment]
@@ -105,7 +110,8 @@ class CatalogOperatorServiceAsyncStub(CatalogOperatorServiceStub):
     MoveStock: _aio.UnaryUnaryMultiCallable[_orders_pb2.MoveStockRequest, _orders_pb2.MoveStockResponse]  # type: ignore[assignment]
     """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
     FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
-    STOCK_UNLIMITED for a product without a count.
+    STOCK_UNLIMITED for a product without a count; ABORTED STOCK_MOVEMENT_MISMATCH when the id stands for
+    another movement.
     """
     ListStockMovements: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListStockMovementsRequest, _orders_pb2.ListStockMovementsResponse]  # type: ignore[assignment]
     """What moved a product's stock, newest first, by keyset cursor."""
@@ -120,6 +126,14 @@ class CatalogOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ListAllProductsResponse, _abc.Awaitable[_orders_pb2.ListAllProductsResponse]]:
         """Every product, retired ones too, with its stock; always read from the database."""
+
+    @_abc_1.abstractmethod
+    def InspectProduct(
+        self,
+        request: _orders_pb2.InspectProductRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.InspectProductResponse, _abc.Awaitable[_orders_pb2.InspectProductResponse]]:
+        """One product, in the same way. NOT_FOUND PRODUCT_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def CreateProduct(
@@ -147,7 +161,8 @@ class CatalogOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.MoveStockResponse, _abc.Awaitable[_orders_pb2.MoveStockResponse]]:
         """Receives pieces (delta > 0) or corrects a count (either sign). Idempotent by movement_id.
         FAILED_PRECONDITION STOCK_RESERVED {reserved, stock} when fewer would be left than are reserved;
-        STOCK_UNLIMITED for a product without a count.
+        STOCK_UNLIMITED for a product without a count; ABORTED STOCK_MOVEMENT_MISMATCH when the id stands for
+        another movement.
         """
 
     @_abc_1.abstractmethod

@@ -1,12 +1,16 @@
 """Rows to the messages that only operators see."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.orders.v1 import orders_pb2 as pb
+from services.orders.api.messages import as_product
+from services.orders.queries.catalog import StockedProduct
 from services.orders.queries.refunds import Refund
 from services.orders.queries.sagas import SeenRun
+from services.orders.queries.stock import StockMovement
 from services.orders.refund_rules import RefundStatus
 
 _REFUND_STATUSES = {
@@ -15,6 +19,37 @@ _REFUND_STATUSES = {
     RefundStatus.SUCCEEDED: pb.ORDER_REFUND_STATUS_SUCCEEDED,
     RefundStatus.FAILED: pb.ORDER_REFUND_STATUS_FAILED,
 }
+STOCK_REASONS: Mapping[str, "pb.StockReason.ValueType"] = {
+    "received": pb.STOCK_REASON_RECEIVED,
+    "corrected": pb.STOCK_REASON_CORRECTED,
+    "sold": pb.STOCK_REASON_SOLD,
+    "returned": pb.STOCK_REASON_RETURNED,
+}
+
+
+def as_stocked_product(product: StockedProduct) -> pb.StockedProduct:
+    return pb.StockedProduct(
+        product=as_product(product),
+        version=product.version,
+        asset_key=product.asset_key,
+        stock_quantity=product.stock_quantity,
+        reserved_quantity=product.reserved_quantity,
+        created_at=_stamp(product.created_at),
+        updated_at=_stamp(product.updated_at),
+    )
+
+
+def as_stock_movement(movement: StockMovement) -> pb.StockMovement:
+    return pb.StockMovement(
+        id=str(movement.id),
+        product_id=str(movement.product_id),
+        delta=movement.delta,
+        reason=STOCK_REASONS[movement.reason],
+        order_id="" if movement.order_id is None else str(movement.order_id),
+        actor=movement.actor,
+        note=movement.note,
+        created_at=_stamp(movement.created_at),
+    )
 
 
 def as_refund(refund: Refund) -> pb.OrderRefund:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import logs
 from services.chassis.ids import uuid7
 from services.orders import errors
-from services.orders.commands import settling, standing
+from services.orders.commands import settling, standing, stock
 from services.orders.commands.mails import queue_mail
 from services.orders.models import order_items, orders, refund_items, refunds
 from services.orders.queries.orders import Order, lock_order
@@ -151,7 +151,7 @@ async def settle_refund(
     if seen is None:
         return False
     if to is RefundStatus.SUCCEEDED and seen.return_stock:
-        await settling.lock_stock(connection, [line.product_id for line in seen.lines])
+        await stock.lock_stock(connection, [line.product_id for line in seen.lines])
     order = await lock_order(connection, seen.order_id)
     refund = await lock_refund(connection, refund_id)
     assert order is not None, "orders are never deleted"
@@ -191,7 +191,7 @@ async def _move(
 async def _finish(connection: AsyncConnection, order: Order, refund: Refund) -> None:
     if refund.return_stock:
         for line in refund.lines:
-            await settling.return_stock(connection, order.id, refund.id, line.product_id, line.quantity)
+            await stock.return_stock(connection, order.id, refund.id, line.product_id, line.quantity)
     if refund.amount_points:
         await _count_points(connection, order, refund)
 

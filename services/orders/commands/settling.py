@@ -5,7 +5,6 @@ cart, stock by product, order. What a status change leaves behind (history, outb
 here and nowhere else.
 """
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -17,17 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from protos.events.v1 import events_pb2
 from services.chassis import outbox
 from services.chassis.db import FixedSql
-from services.orders.models import (
-    cart_items,
-    carts,
-    mails,
-    order_history,
-    order_items,
-    orders,
-    product_inventory,
-    stock_movements,
-    stock_reservations,
-)
+from services.orders.commands import stock
+from services.orders.models import cart_items, carts, mails, order_history, order_items, orders
 from services.orders.queries.orders import Order
 from services.orders.rules import Status, check_move
 
@@ -126,7 +116,7 @@ async def complete_order(connection: AsyncConnection, order: Order, *, reason: s
     """The pivot of a card order: its payment arrived. The caller holds the order's row lock."""
     check_move(order.status, Status.COMPLETED)
     await _empty_bought_cart_lines(connection, order.id)
-    await _take_stock(connection, order.id)
+    await stock.take_stock(connection, order.id)
     await move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
     receipt = select(orders.c.id, orders.c.user_id, literal("receipt")).where(
         orders.c.id == order.id, orders.c.email.is_not(None)
@@ -196,7 +186,7 @@ async def end_order(
 ) -> None:
     """Fails or cancels the order and gives its stock back. The caller holds the order's row lock."""
     check_move(order.status, to)
-    await release_stock(connection, order.id)
+    await stock.release_stock(connection, order.id)
     await move(connection, order, to, actor=actor, reason=reason, failure_fields=fields)
     await outbox.emit(
         connection,
@@ -218,118 +208,6 @@ def completed_event(order: Order) -> events_pb2.OrderCompleted:
         total_cents=order.total_cents,
         total_points=order.total_points,
         currency=order.currency,
-    )
-
-
-async def reserve_again(connection: AsyncConnection, order: Order) -> bool:
-    """Reserves the stock of an order that had given it back; False, with nothing changed, when short."""
-    wanted = {line.product_id: line.quantity for line in order.lines}
-    rows = (
-        await connection.execute(
-            select(product_inventory)
-            .where(
-                product_inventory.c.product_id.in_(wanted), product_inventory.c.stock_quantity.is_not(None)
-            )
-            .order_by(product_inventory.c.product_id)
-            .with_for_update(key_share=True)
-        )
-    ).all()
-    if any(row.stock_quantity - row.reserved_quantity < wanted[row.product_id] for row in rows):
-        return False
-    for row in rows:
-        await _change_stock(connection, row.product_id, reserved=wanted[row.product_id])
-        await connection.execute(
-            update(stock_reservations)
-            .where(
-                stock_reservations.c.order_id == order.id,
-                stock_reservations.c.product_id == row.product_id,
-                stock_reservations.c.status == "released",
-            )
-            .values(status="held")
-        )
-    return True
-
-
-async def lock_stock(connection: AsyncConnection, product_ids: Collection[UUID]) -> None:
-    """Locks the stock rows of these products, in product order."""
-    await connection.execute(
-        select(product_inventory.c.product_id)
-        .where(product_inventory.c.product_id.in_(product_ids))
-        .order_by(product_inventory.c.product_id)
-        .with_for_update(key_share=True)
-    )
-
-
-async def return_stock(
-    connection: AsyncConnection, order_id: UUID, refund_id: UUID, product_id: UUID, quantity: int
-) -> None:
-    """Puts pieces that came back on their shelf; unlimited stock has none. The row is locked."""
-    counted = await connection.scalar(
-        select(product_inventory.c.stock_quantity.is_not(None)).where(
-            product_inventory.c.product_id == product_id
-        )
-    )
-    if not counted:
-        return
-    await _change_stock(connection, product_id, stock=quantity, reserved=0)
-    await connection.execute(
-        insert(stock_movements).values(
-            product_id=product_id,
-            delta=quantity,
-            reason="returned",
-            order_id=order_id,
-            refund_id=refund_id,
-            actor="saga",
-        )
-    )
-
-
-async def release_stock(connection: AsyncConnection, order_id: UUID) -> None:
-    """Frees what the order still holds; idempotent."""
-    for product_id, quantity in await _held(connection, order_id):
-        await _change_stock(connection, product_id, reserved=-quantity)
-    await _mark_reservations(connection, order_id, "released")
-
-
-async def _take_stock(connection: AsyncConnection, order_id: UUID) -> None:
-    for product_id, quantity in await _held(connection, order_id):
-        await _change_stock(connection, product_id, stock=-quantity, reserved=-quantity)
-        await connection.execute(
-            insert(stock_movements).values(
-                product_id=product_id, delta=-quantity, reason="sold", order_id=order_id, actor="saga"
-            )
-        )
-    await _mark_reservations(connection, order_id, "taken")
-
-
-async def _held(connection: AsyncConnection, order_id: UUID) -> list[tuple[UUID, int]]:
-    rows = await connection.execute(
-        select(stock_reservations.c.product_id, stock_reservations.c.quantity)
-        .where(stock_reservations.c.order_id == order_id, stock_reservations.c.status == "held")
-        .order_by(stock_reservations.c.product_id)
-    )
-    return [(row.product_id, row.quantity) for row in rows]
-
-
-async def _change_stock(
-    connection: AsyncConnection, product_id: UUID, *, stock: int = 0, reserved: int
-) -> None:
-    await connection.execute(
-        update(product_inventory)
-        .where(product_inventory.c.product_id == product_id)
-        .values(
-            stock_quantity=product_inventory.c.stock_quantity + stock,
-            reserved_quantity=product_inventory.c.reserved_quantity + reserved,
-            updated_at=func.now(),
-        )
-    )
-
-
-async def _mark_reservations(connection: AsyncConnection, order_id: UUID, status: str) -> None:
-    await connection.execute(
-        update(stock_reservations)
-        .where(stock_reservations.c.order_id == order_id, stock_reservations.c.status == "held")
-        .values(status=status)
     )
 
 

@@ -1,10 +1,11 @@
-"""What can be bought."""
+"""What can be bought, and what operators see of it."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db import FixedSql
@@ -27,7 +28,26 @@ class Product:
     available: int | None
 
 
-_AVAILABLE = product_inventory.c.stock_quantity - product_inventory.c.reserved_quantity
+@dataclass(frozen=True, slots=True)
+class StockedProduct(Product):
+    """A product as operators see it. `stock_quantity` None: unlimited."""
+
+    asset_key: str
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    stock_quantity: int | None
+    reserved_quantity: int
+
+
+_AVAILABLE = (product_inventory.c.stock_quantity - product_inventory.c.reserved_quantity).label("available")
+_STOCK = ("stock_quantity", "reserved_quantity")
+_COLUMNS = [products.c[name] for name in Product.__dataclass_fields__ if name != "available"]
+_OPERATORS_COLUMNS = [
+    products.c[name] for name in StockedProduct.__dataclass_fields__ if name not in ("available", *_STOCK)
+] + [product_inventory.c[name] for name in _STOCK]
+# Ids do not sort by time: an operator's product has one that was made of the request's key.
+_AS_THEY_CAME_IN = (products.c.created_at, products.c.id)
 # Product order is the one order in which stock rows are ever locked.
 _LOCK_OFFERS = """
     SELECT p.id, p.title, p.price_cents, p.price_points, p.currency, p.active,
@@ -37,34 +57,66 @@ _LOCK_OFFERS = """
 
 
 def _products() -> Select[tuple[object, ...]]:
-    return select(
-        products.c.id,
-        products.c.title,
-        products.c.description,
-        products.c.type,
-        products.c.price_cents,
-        products.c.price_points,
-        products.c.currency,
-        products.c.active,
-        _AVAILABLE.label("available"),
-    ).join_from(products, product_inventory)
+    return select(*_COLUMNS, _AVAILABLE).join_from(products, product_inventory)
 
 
-def _product(row: Row[tuple[object, ...]]) -> Product:
-    return Product(**row._mapping)
+def _stocked_products() -> Select[tuple[object, ...]]:
+    return select(*_OPERATORS_COLUMNS, _AVAILABLE).join_from(products, product_inventory)
 
 
-async def list_products(connection: AsyncConnection, *, limit: int, after: UUID | None) -> Sequence[Product]:
-    """Active products in the order they came in, `limit` of them behind the id `after`."""
-    query = _products().where(products.c.active).order_by(products.c.id).limit(limit)
+async def list_products(
+    connection: AsyncConnection, *, limit: int, after: UUID | None, search: str = "", type: str = ""
+) -> Sequence[Product]:
+    """Active products in the order they came in, `limit` of them behind the product `after`. Empty `search`
+    and `type` narrow nothing down."""
+    query = _page(_products(), limit=limit, after=after, search=search).where(products.c.active)
+    if type:
+        query = query.where(products.c.type == type)
+    return [Product(**row._mapping) for row in await connection.execute(query)]
+
+
+async def find_products(connection: AsyncConnection, product_ids: Collection[UUID]) -> Sequence[Product]:
+    """Those of the products that exist, retired ones too, in no order."""
+    rows = await connection.execute(_products().where(products.c.id.in_(product_ids)))
+    return [Product(**row._mapping) for row in rows]
+
+
+async def list_all_products(
+    connection: AsyncConnection, *, limit: int, after: UUID | None, search: str
+) -> Sequence[StockedProduct]:
+    """The same with retired products, for operators."""
+    query = _page(_stocked_products(), limit=limit, after=after, search=search)
+    return [StockedProduct(**row._mapping) for row in await connection.execute(query)]
+
+
+async def find_stocked_product(connection: AsyncConnection, product_id: UUID) -> StockedProduct | None:
+    row = (await connection.execute(_stocked_products().where(products.c.id == product_id))).one_or_none()
+    return None if row is None else StockedProduct(**row._mapping)
+
+
+async def lock_product(connection: AsyncConnection, product_id: UUID) -> StockedProduct | None:
+    """The product with its row locked; its stock is not."""
+    query = _stocked_products().where(products.c.id == product_id)
+    row = (await connection.execute(query.with_for_update(of=products, key_share=True))).one_or_none()
+    return None if row is None else StockedProduct(**row._mapping)
+
+
+def _page(
+    query: Select[tuple[object, ...]], *, limit: int, after: UUID | None, search: str
+) -> Select[tuple[object, ...]]:
+    if search:
+        query = query.where(_contains(search))
     if after is not None:
-        query = query.where(products.c.id > after)
-    return [_product(row) for row in await connection.execute(query)]
+        # Products are never deleted, so that the last one of a page is all that a cursor needs.
+        last = select(*_AS_THEY_CAME_IN).where(products.c.id == after)
+        query = query.where(tuple_(*_AS_THEY_CAME_IN) > last.scalar_subquery())
+    return query.order_by(*_AS_THEY_CAME_IN).limit(limit)
 
 
-async def find_product(connection: AsyncConnection, product_id: UUID) -> Product | None:
-    row = (await connection.execute(_products().where(products.c.id == product_id))).one_or_none()
-    return None if row is None else _product(row)
+def _contains(search: str) -> ColumnElement[bool]:
+    """Whatever the case, by Unicode's rules and not by those of the cluster's locale."""
+    escaped = search.replace("/", "//").replace("%", "/%").replace("_", "/_")
+    return products.c.title.collate("pg_unicode_fast").ilike(f"%{escaped}%", escape="/")
 
 
 async def lock_offers(connection: FixedSql, product_ids: Collection[UUID]) -> list[Offer]:

@@ -52,6 +52,12 @@ _DROPPED_CHECKS = (
 _CHECKS = (
     ("products", "known_type", "type IN ('digital', 'physical')"),
     ("products", "title_given", "length(title) BETWEEN 1 AND 200"),
+    (
+        "products",
+        "asset_key_stays_inside",
+        "asset_key = '' OR asset_key ~ '^([A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*)$'",
+    ),
+    ("products", "digital_has_its_file", "type <> 'digital' OR asset_key <> ''"),
     ("stock_movements", "known_reason", "reason IN ('received', 'corrected', 'sold', 'returned')"),
     ("stock_movements", "of_an_order", "(reason IN ('sold', 'returned')) = (order_id IS NOT NULL)"),
     ("stock_movements", "returned_by_a_refund", "(reason = 'returned') = (refund_id IS NOT NULL)"),
@@ -162,6 +168,23 @@ def upgrade() -> None:
     op.create_index("idx_downloads_grant", "downloads", ["grant_id"], unique=False)
     op.create_index("idx_downloads_order", "downloads", ["order_id"], unique=False)
 
+    op.add_column("products", sa.Column("request_hash", sa.LargeBinary(), nullable=True))
+    # In the order they came in: ids that operators choose do not sort by time.
+    op.drop_index("idx_products_active", "products")
+    op.create_index(
+        "idx_products_active",
+        "products",
+        ["created_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("active"),
+    )
+    op.drop_index("idx_stock_movements_product", "stock_movements")
+    op.create_index(
+        "idx_stock_movements_product",
+        "stock_movements",
+        ["product_id", sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
+        unique=False,
+    )
     op.add_column("stock_movements", sa.Column("refund_id", sa.Uuid(), nullable=True))
     op.add_column("stock_movements", sa.Column("note", sa.Text(), server_default="", nullable=False))
     op.create_foreign_key(

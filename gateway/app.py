@@ -11,6 +11,7 @@ from gateway.gate import Gate
 from gateway.routes import (
     admin_payments,
     admin_points,
+    admin_products,
     cart,
     catalog,
     health,
@@ -31,6 +32,7 @@ _ROUTERS = (
     cart.router,
     catalog.router,
     admin_points.router,
+    admin_products.router,
     admin_payments.router,
     webhooks.router,
     health.router,
@@ -76,7 +78,7 @@ def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
     return CORSMiddleware(
         gate,
         allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
         expose_headers=["ETag", "Location", "Retry-After", "Idempotency-Key"],
         max_age=600,

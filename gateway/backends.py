@@ -37,6 +37,7 @@ class Backends:
     ) -> None:
         self.wallet = wallet_pb2_grpc.WalletServiceStub(wallet)
         self.catalog = orders_pb2_grpc.CatalogServiceStub(orders)
+        self.catalog_operator = orders_pb2_grpc.CatalogOperatorServiceStub(orders)
         self.cart = orders_pb2_grpc.CartServiceStub(orders)
         self.orders = orders_pb2_grpc.OrdersServiceStub(orders)
         self.payments = payments_pb2_grpc.PaymentsServiceStub(payments)

@@ -133,6 +133,19 @@ KINDS: dict[str, Kind] = {
         retry_after_seconds=2,
     ),
     # For operators
+    "product_changed": Kind(
+        412,
+        "The product changed since it was read",
+        "Read the product again (`version` is today's) and repeat.",
+    ),
+    "stock_reserved": Kind(
+        409,
+        "Fewer pieces would be left than are reserved",
+        "`reserved` of `stock` pieces belong to open orders: correct by less, or wait for their end.",
+    ),
+    "stock_unlimited": Kind(
+        409, "The product's stock is not counted", "Unlimited stays unlimited: make another product."
+    ),
     "stripe_event_not_found": Kind(
         404, "No such event was received", "If Stripe has it, a reconciliation brings it here."
     ),

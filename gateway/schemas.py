@@ -19,6 +19,8 @@ Believed = Annotated[int, Field(strict=True, ge=-INT64_MAX, le=INT64_MAX)]
 Quantity = Annotated[int, Field(strict=True, ge=1, le=1000)]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 Cursor = Annotated[str, Query(max_length=512, description="`nextCursor` of the page before.")]
+# What goes out as an amount comes in as one: no float, no text.
+Amount = Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)]
 ProductId = Annotated[str, Path(alias="productId", json_schema_extra={"format": "uuid"})]
 OrderId = Annotated[str, Path(alias="orderId", json_schema_extra={"format": "uuid"})]
 SubscriptionId = Annotated[str, Path(alias="subscriptionId", json_schema_extra={"format": "uuid"})]

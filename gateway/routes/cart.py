@@ -1,6 +1,5 @@
 """The cart. Each answer bears its version as ETag; If-Match refuses a change to a newer cart."""
 
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
@@ -8,27 +7,15 @@ from pydantic import Field
 
 from gateway.backends import ORDERS_SECONDS
 from gateway.openapi import BODY, customer_problems
-from gateway.problems import ProblemError
 from gateway.routing import CustomerRoute, backends_of, customer_of
 from gateway.schemas import ApiModel, Line, ProductId, Quantity
+from gateway.versions import expected_version, if_match, show_version
 from protos.orders.v1 import orders_pb2
 from services.chassis.grpc_client import call
 
 router = APIRouter(route_class=CustomerRoute, tags=["cart"])
 
-_IF_MATCH = "If-Match"
-_ETAG = re.compile(r'"([0-9]{1,18})"')
-_CONDITIONAL = {
-    "parameters": [
-        {
-            "name": _IF_MATCH,
-            "in": "header",
-            "required": False,
-            "description": "The ETag of the cart that the change is meant for.",
-            "schema": {"type": "string"},
-        }
-    ]
-}
+_CONDITIONAL = {"parameters": [if_match("cart")]}
 _CHANGE = ("cart_changed", "invalid_if_match")
 
 
@@ -92,7 +79,7 @@ async def merge_cart(request: Request, response: Response, body: LocalCart) -> C
             items=[
                 orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity) for line in body.items
             ],
-            expected_version=_expected_version(request),
+            expected_version=expected_version(request),
         ),
         timeout_seconds=ORDERS_SECONDS,
     )
@@ -107,7 +94,7 @@ async def clear_cart(request: Request, response: Response) -> Cart:
     answer = await call(
         backends_of(request).cart.ClearCart,
         orders_pb2.ClearCartRequest(
-            user_id=customer_of(request).user_id, expected_version=_expected_version(request)
+            user_id=customer_of(request).user_id, expected_version=expected_version(request)
         ),
         timeout_seconds=ORDERS_SECONDS,
     )
@@ -132,7 +119,7 @@ async def set_cart_item(
             user_id=customer_of(request).user_id,
             product_id=product_id,
             quantity=body.quantity,
-            expected_version=_expected_version(request),
+            expected_version=expected_version(request),
         ),
         timeout_seconds=ORDERS_SECONDS,
     )
@@ -152,26 +139,15 @@ async def remove_cart_item(request: Request, response: Response, product_id: Pro
         orders_pb2.RemoveCartItemRequest(
             user_id=customer_of(request).user_id,
             product_id=product_id,
-            expected_version=_expected_version(request),
+            expected_version=expected_version(request),
         ),
         timeout_seconds=ORDERS_SECONDS,
     )
     return _answer(answer.cart, response)
 
 
-def _expected_version(request: Request) -> int | None:
-    """The version in If-Match; None when any will do. A weak tag never matches (RFC 9110, 13.1.1)."""
-    given = request.headers.get(_IF_MATCH)
-    if given is None or given.strip() == "*":
-        return None
-    found = _ETAG.fullmatch(given.strip())
-    if found is None:
-        raise ProblemError("invalid_if_match")
-    return int(found[1])
-
-
 def _answer(cart: orders_pb2.Cart, response: Response) -> Cart:
-    response.headers["ETag"] = f'"{cart.version}"'
+    show_version(response, cart.version)
     return Cart(
         version=cart.version,
         items=[_as_item(item) for item in cart.items],

@@ -1,6 +1,8 @@
 """Products: what can be bought, for anyone."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
 
 from gateway.backends import ORDERS_SECONDS
 from gateway.openapi import PAGED, public_problems
@@ -10,6 +12,9 @@ from protos.orders.v1 import orders_pb2
 from services.chassis.grpc_client import call
 
 router = APIRouter(route_class=PublicRoute, tags=["catalog"])
+
+ProductType = Literal["digital", "physical"]
+Search = Annotated[str, Query(max_length=100, description="Part of the title, whatever the case.")]
 
 
 class Product(ApiModel):
@@ -31,16 +36,24 @@ class ProductPage(ApiModel):
     next_cursor: str | None
 
 
-@router.get("/api/products", operation_id="listProducts", responses=public_problems(*PAGED))
-async def list_products(request: Request, limit: Limit = 20, cursor: Cursor = "") -> ProductPage:
-    """Products on sale, a page at a time."""
+@router.get(
+    "/api/products", operation_id="listProducts", responses=public_problems(*PAGED, "invalid_request")
+)
+async def list_products(
+    request: Request,
+    limit: Limit = 20,
+    cursor: Cursor = "",
+    search: Search = "",
+    type: ProductType | None = None,
+) -> ProductPage:
+    """Products on sale in the order they came in, a page at a time."""
     answer = await call(
         backends_of(request).catalog.ListProducts,
-        orders_pb2.ListProductsRequest(limit=limit, cursor=cursor),
+        orders_pb2.ListProductsRequest(limit=limit, cursor=cursor, search=search, type=type or ""),
         timeout_seconds=ORDERS_SECONDS,
     )
     return ProductPage(
-        items=[_as_product(product) for product in answer.items], next_cursor=answer.next_cursor or None
+        items=[as_product(product) for product in answer.items], next_cursor=answer.next_cursor or None
     )
 
 
@@ -54,10 +67,10 @@ async def get_product(request: Request, product_id: ProductId) -> Product:
         orders_pb2.GetProductRequest(product_id=product_id),
         timeout_seconds=ORDERS_SECONDS,
     )
-    return _as_product(answer.product)
+    return as_product(answer.product)
 
 
-def _as_product(product: orders_pb2.Product) -> Product:
+def as_product(product: orders_pb2.Product) -> Product:
     return Product(
         id=product.id,
         title=product.title,

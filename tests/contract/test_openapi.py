@@ -10,7 +10,7 @@ import pytest
 from gateway.app import create_api
 from gateway.backends import connect
 from gateway.errors import KINDS, as_markdown
-from gateway.routes import admin_payments, orders, points, subscriptions
+from gateway.routes import admin_payments, admin_products, orders, points, subscriptions
 from gateway.settings import GatewaySettings
 from protos.orders.v1 import orders_pb2
 from protos.payments.v1 import payments_pb2
@@ -48,6 +48,13 @@ SIGNED_IN = {
 }
 OPERATOR = {
     "POST /api/admin/points/adjustments",
+    "GET /api/admin/products",
+    "POST /api/admin/products",
+    "GET /api/admin/products/{productId}",
+    "PATCH /api/admin/products/{productId}",
+    "DELETE /api/admin/products/{productId}",
+    "POST /api/admin/products/{productId}/stock",
+    "GET /api/admin/products/{productId}/stock/movements",
     "GET /api/admin/stripe/events",
     "GET /api/admin/stripe/events/{eventId}",
     "POST /api/admin/stripe/events/{eventId}/replay",
@@ -83,6 +90,8 @@ INTERNAL = {
     "STRIPE_REFUSED",
     # Spelled otherwise at REST.
     "ADJUSTMENT_MISMATCH",
+    "PRODUCT_EXISTS",
+    "STOCK_MOVEMENT_MISMATCH",
     "DATABASE_UNAVAILABLE",
     "INVALID_FIELD",
     # The gateway refuses any other payment method itself.
@@ -185,7 +194,8 @@ def test_routes_with_an_id_a_page_or_a_key_declare_what_a_bad_one_gets(document:
             assert keyed <= codes(operation, 422), name
             assert "request_in_flight" in codes(operation, 409), name
         if "If-Match" in parameters:
-            assert codes(operation, 412) == {"cart_changed"}, name
+            changed = "product_changed" if "/products" in name and "admin" in name else "cart_changed"
+            assert codes(operation, 412) == {changed}, name
 
 
 def test_the_names_are_camel_case(document: dict[str, Any]) -> None:
@@ -206,6 +216,7 @@ def test_every_state_of_the_protos_has_a_name() -> None:
         (wallet_pb2.TransactionType, points.TYPES),
         (payments_pb2.BillingInterval, subscriptions.INTERVALS),
         (payments_pb2.SubscriptionStatus, subscriptions.STATUSES),
+        (orders_pb2.StockReason, numbered(admin_products.STOCK_REASONS)),
         (payments_pb2.StripeEventStatus, numbered(admin_payments.EVENT_STATUSES)),
         (payments_pb2.QuarantineStatus, numbered(admin_payments.QUARANTINE_STATUSES)),
         (payments_pb2.ReconciliationStatus, admin_payments.RECONCILIATION_STATUSES),

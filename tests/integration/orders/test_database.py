@@ -204,6 +204,35 @@ def test_stock_is_never_oversold(superuser: psycopg.Connection, change: str) -> 
         superuser.execute(query.encode(), (PRODUCT,))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "asset_key = '/x'",
+        "asset_key = '../x'",
+        "asset_key = 'a/../x'",
+        "asset_key = 'a//x'",
+        "asset_key = E'x\n'",
+        "asset_key = ''",
+        "type = 'liquid'",
+        "title = ''",
+        "price_cents = 0",
+    ],
+)
+def test_an_impossible_product_is_refused(superuser: psycopg.Connection, change: str) -> None:
+    with pytest.raises(CheckViolation):
+        superuser.execute(f"UPDATE products SET {change} WHERE id = %s".encode(), (PRODUCT,))
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [(0, "corrected"), (-1, "received"), (1, "sold"), (-1, "returned"), (1, "stolen"), (1, "returned")],
+)
+def test_an_impossible_movement_is_refused(superuser: psycopg.Connection, delta: int, reason: str) -> None:
+    statement = "INSERT INTO stock_movements (product_id, delta, reason, actor) VALUES (%s, %s, %s, 'x')"
+    with pytest.raises(CheckViolation):
+        superuser.execute(statement.encode(), (PRODUCT, delta, reason))
+
+
 def test_the_seed_receives_its_stock_once(superuser: psycopg.Connection) -> None:
     query = """
         SELECT count(*) FROM product_inventory i

@@ -166,6 +166,9 @@ async def test_honest_books_are_in_order(stack: RunningStack, traded: Customer) 
         ("orders", "DELETE FROM stock_movements WHERE reason = 'sold'", "I9"),
         ("orders", "UPDATE product_inventory SET reserved_quantity = 1 WHERE stock_quantity > 0", "I9"),
         ("orders", "UPDATE stock_reservations SET status = 'held' WHERE status = 'taken'", "I9"),
+        ("orders", "UPDATE stock_reservations SET quantity = quantity + 1 WHERE status = 'taken'", "I9"),
+        ("orders", "UPDATE stock_movements SET delta = delta + 1 WHERE reason = 'corrected'", "I9"),
+        ("orders", "UPDATE stock_movements SET actor = 'nobody' WHERE reason = 'corrected'", "A2"),
     ],
 )
 async def test_falsified_books_are_seen(

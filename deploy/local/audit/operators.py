@@ -66,4 +66,16 @@ CHECKS: tuple[Check, ...] = (
                 AND a.actor = t.metadata->>'actor'
         WHERE t.id IS NULL OR a.seq IS NULL""",
     ),
+    SqlCheck(
+        ("A2",),
+        "a movement of stock is not the one in the audit log",
+        "orders",
+        """
+        SELECT a.details->>'movement_id' AS movement, a.subject, a.action, a.details->>'delta' AS audited,
+            m.delta, m.reason, m.actor
+        FROM audit_log a LEFT JOIN stock_movements m ON m.id::text = a.details->>'movement_id'
+        WHERE a.action IN ('stock.received', 'stock.corrected')
+            AND (m.product_id::text, m.delta::text, 'stock.' || m.reason, m.actor)
+                IS DISTINCT FROM (a.subject, a.details->>'delta', a.action, a.actor)""",
+    ),
 )

@@ -68,4 +68,38 @@ CHECKS: tuple[Check, ...] = (
             -- Paid too late for its goods: processing, then refunded.
             ELSE o.status NOT IN ('failed', 'cancelled', 'processing', 'refunded') END""",
     ),
+    SqlCheck(
+        ("I9",),
+        "stock is reserved past its time and nobody asks what became of the order",
+        "orders",
+        """
+        SELECT r.order_id AS order, r.product_id, r.quantity, r.due_at FROM stock_reservations r
+        WHERE r.status = 'held' AND r.due_at < now() AND NOT EXISTS (
+            SELECT FROM saga_runs s
+            WHERE s.order_id = r.order_id AND s.status IN ('running', 'undoing', 'stuck'))""",
+    ),
+    SqlCheck(
+        ("I9",),
+        "what was sold is not what was reserved and taken",
+        "orders",
+        """
+        SELECT coalesce(r.order_id, m.order_id) AS order, coalesce(r.product_id, m.product_id) AS product,
+            r.quantity AS taken, m.delta AS sold
+        FROM (SELECT * FROM stock_reservations WHERE status = 'taken') r
+            FULL JOIN (SELECT * FROM stock_movements WHERE reason = 'sold') m
+            ON m.order_id = r.order_id AND m.product_id = r.product_id
+        WHERE m.delta IS DISTINCT FROM -r.quantity""",
+    ),
+    SqlCheck(
+        ("I9",),
+        "stock came back that no refund returned",
+        "orders",
+        """
+        SELECT m.id AS movement, m.product_id, m.delta, m.refund_id, t.quantity, f.return_stock
+        FROM stock_movements m LEFT JOIN refunds f ON f.id = m.refund_id AND f.order_id = m.order_id
+            LEFT JOIN refund_items t ON t.refund_id = m.refund_id AND t.product_id = m.product_id
+        WHERE m.reason = 'returned'
+            AND (f.return_stock IS NOT TRUE OR t.quantity IS DISTINCT FROM m.delta
+                OR f.status NOT IN ('succeeded', 'failed'))""",
+    ),
 )

@@ -11,6 +11,7 @@ from tests.e2e.rest_client import Customer, pay, until
 
 _COPIES = 50
 _BUYERS = 50
+_BUYERS_OF_THE_LAST = 100
 _AFFORDABLE = 10
 
 
@@ -106,35 +107,40 @@ async def test_twenty_copies_of_one_request_are_one_order(stack: RunningStack, c
     assert profile["points"] == 550 - image["pricePoints"]
 
 
-async def test_fifty_buyers_of_the_last_piece_buy_it_once(stack: RunningStack, customer: Customer) -> None:
+async def test_a_hundred_buyers_of_the_last_piece_buy_it_once(
+    stack: RunningStack, customer: Customer, operator: Customer
+) -> None:
     limited = (await customer.read("/api/products"))["items"][0]
-    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
-        [(last,)] = connection.execute(
-            "INSERT INTO products (title, price_cents, price_points, currency, asset_key)"
-            " VALUES ('The last one', 500, 10, 'usd', 'x') RETURNING id"
-        ).fetchall()
-        connection.execute(
-            "INSERT INTO product_inventory (product_id, stock_quantity) VALUES (%s, 1)", (last,)
-        )
-        connection.execute(
-            "INSERT INTO stock_movements (product_id, delta, reason, actor)"
-            " VALUES (%s, 1, 'received', 'test')",
-            (last,),
-        )
+    before = (await operator.read(f"/api/admin/products/{limited['id']}"))["reservedQuantity"]
+    last = {"title": "The last one", "priceCents": 500, "pricePoints": 10, "assetKey": "x", "stock": 1}
+    last_id = (await operator.http.post("/api/admin/products", json=last)).json()["id"]
     await customer.top_up("premium")
-    # Two lines, so that a refused order must not keep the other one's stock.
-    items = [{"productId": str(last), "quantity": 1}, {"productId": limited["id"], "quantity": 1}]
-    methods = ["points", "stripe"] * (_BUYERS // 2)
+    # Two lines of it and one of another, so that a refused order must not keep the other one's stock.
+    items = [{"productId": product_id, "quantity": 1} for product_id in (last_id, limited["id"])]
+    methods = ["points", "stripe"] * (_BUYERS_OF_THE_LAST // 2)
     answers = await asyncio.gather(*(customer.buy(method, items=items) for method in methods))
-    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: _BUYERS - 1}
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: _BUYERS_OF_THE_LAST - 1}
     assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"out_of_stock"}
-    stock = _rows(
-        stack,
-        "orders",
-        "SELECT stock_quantity - reserved_quantity FROM product_inventory WHERE product_id = %s",
-        last,
+    assert (await customer.read(f"/api/products/{last_id}"))["available"] == 0
+    [bought] = [answer.json() for answer in answers if answer.status_code == 201]
+    held = await operator.read(f"/api/admin/products/{limited['id']}")
+    assert held["reservedQuantity"] - before == (bought["status"] == "pending")
+    # Others who look for something cheap shall not find it.
+    assert (await operator.http.delete(f"/api/admin/products/{last_id}")).is_success
+
+
+async def test_two_lines_of_one_product_are_summed(customer: Customer, operator: Customer) -> None:
+    pair = {"title": "A pair", "priceCents": 500, "pricePoints": 10, "assetKey": "x", "stock": 3}
+    pair_id = (await operator.http.post("/api/admin/products", json=pair)).json()["id"]
+    await customer.top_up()
+    lines = [{"productId": pair_id, "quantity": quantity} for quantity in (1, 2)]
+    too_many = await customer.buy("points", items=[*lines, lines[0]])
+    assert (too_many.status_code, too_many.json()["code"], too_many.json()["available"]) == (
+        *(409, "out_of_stock"),
+        3,
     )
-    assert stock == [(0,)]
-    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
-        # Others who look for something cheap shall not find it.
-        connection.execute("UPDATE products SET active = false WHERE id = %s", (last,))
+    bought = await customer.buy("points", items=lines)
+    assert bought.status_code == 201
+    [line] = (await customer.order(bought.json()["orderId"]))["items"]
+    assert (line["quantity"], (await customer.read(f"/api/products/{pair_id}"))["available"]) == (3, 0)
+    assert (await operator.http.delete(f"/api/admin/products/{pair_id}")).is_success

@@ -65,6 +65,7 @@ def outsiders(stack: RunningStack) -> Iterator[dict[str, Outsider]]:
 def test_every_rpc_can_be_called_by_reflection_alone(outsiders: dict[str, Outsider]) -> None:
     user, other = str(uuid4()), str(uuid4())
     _shop(outsiders["orders"], user)
+    _stock(outsiders["orders"])
     _pay(outsiders["payments"], user)
     _subscribe(outsiders["payments"], other)
     _refund(outsiders["payments"])
@@ -108,6 +109,23 @@ def _shop(orders: Outsider, user: str) -> None:
         "cancelled_by_customer",
     )
     assert len(orders.call(service, "ListOrders", user_id=user)["items"]) == 1
+
+
+def _stock(orders: Outsider) -> None:
+    service = "aishop.orders.v1.CatalogOperatorService"
+    act, product = {"actor": str(uuid4()), "reason": "a look around"}, {"product_id": str(uuid4())}
+    what = {"title": "By reflection", "type": "physical", "price_cents": 100, "stock": 2}
+    created = orders.call(service, "CreateProduct", **product, **what, **act)["product"]
+    assert (created["version"], created["stock_quantity"]) == ("1", "2")
+    retired = orders.call(service, "ChangeProduct", **product, active=False, expected_version=1, **act)
+    assert retired["product"]["product"]["active"] is False
+    counted = {"movement_id": str(uuid4()), "reason": "STOCK_REASON_CORRECTED", "note": "one is torn"}
+    moved = orders.call(service, "MoveStock", **product, delta=-1, actor=act["actor"], **counted)
+    assert moved["product"] == orders.call(service, "InspectProduct", **product)["product"]
+    movements = orders.call(service, "ListStockMovements", **product)["items"]
+    assert [movement["delta"] for movement in movements] == ["-1", "2"]
+    found = orders.call(service, "ListAllProducts", search="by REFLECTION")["items"]
+    assert [item["product"]["id"] for item in found] == [product["product_id"]]
 
 
 def _pay(payments: Outsider, user: str) -> None:

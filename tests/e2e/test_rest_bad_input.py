@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.rest_client import Customer
 
 ID = "01920000-0000-7000-8000-000000000001"
+UNKNOWN = "01920000-0000-7000-8000-00000000ffff"
 ODD: list[object] = [
     *(
         None,
@@ -50,6 +51,10 @@ OPERATORS_ROUTES = {
     ("POST", f"/api/admin/quarantine/{ID}/fulfil"): ("reason",),
     ("POST", f"/api/admin/quarantine/{ID}/refund"): ("reason",),
     ("POST", "/api/admin/reconciliations"): ("since",),
+    ("PATCH", f"/api/admin/products/{UNKNOWN}"): (
+        *("title", "description", "priceCents", "pricePoints", "assetKey", "active", "reason"),
+    ),
+    ("POST", f"/api/admin/products/{UNKNOWN}/stock"): ("delta", "reason", "note"),
 }
 VALID = {
     "paymentMethod": "points",
@@ -64,6 +69,13 @@ VALID = {
     "type": "nothing.*",
     "status": "ignored",
     "since": "2026-01-01T00:00:00Z",
+    "title": "A picture",
+    "description": "",
+    "priceCents": 1,
+    "pricePoints": 1,
+    "assetKey": "x",
+    "delta": 1,
+    "note": "a test",
 }
 ODD_IDS = ("%00", "%ff", "..%2f..", "-1", "null", "%7B%7D", "x" * 5000, ID[:-1], ID + "0", f"{ID}%0a")
 ODD_QUERIES = {
@@ -107,6 +119,9 @@ async def test_odd_filters_of_operators_are_never_our_defect(operator: Customer)
     for path, names in (
         ("/api/admin/stripe/events", ODD_QUERIES.keys()),
         ("/api/admin/quarantine", ("status", "limit", "cursor")),
+        ("/api/admin/products", ("search", "limit", "cursor")),
+        (f"/api/admin/products/{ID}/stock/movements", ("limit", "cursor")),
+        ("/api/products", ("search", "type", "limit", "cursor")),
     ):
         for name in names:
             for odd in ODD_QUERIES[name]:
@@ -122,6 +137,9 @@ async def test_odd_filters_of_operators_are_never_our_defect(operator: Customer)
         ("POST", "/api/admin/quarantine/{}/fulfil"),
         ("POST", "/api/admin/quarantine/{}/refund"),
         ("GET", "/api/admin/reconciliations/{}"),
+        ("GET", "/api/admin/products/{}"),
+        ("DELETE", "/api/admin/products/{}"),
+        ("POST", "/api/admin/products/{}/stock"),
     ],
 )
 async def test_odd_ids_of_operators_are_never_our_defect(operator: Customer, method: str, path: str) -> None:

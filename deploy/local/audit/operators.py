@@ -68,7 +68,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     SqlCheck(
         ("A2",),
-        "a movement of stock is not the one in the audit log",
+        "a movement of stock is not the audited one",
         "orders",
         """
         SELECT a.details->>'movement_id' AS movement, a.subject, a.action, a.details->>'delta' AS audited,

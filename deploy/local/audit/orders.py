@@ -70,7 +70,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     SqlCheck(
         ("I9",),
-        "stock is reserved past its time and nobody asks what became of the order",
+        "stock is reserved past its time and nobody asks",
         "orders",
         """
         SELECT r.order_id AS order, r.product_id, r.quantity, r.due_at FROM stock_reservations r

@@ -177,13 +177,17 @@ async def test_the_event_shows_a_change_of_whoever_did_not_live_to_tell(
 ) -> None:
     """Nothing lapses here, and the request itself forgets nothing: what empties the cache is the event."""
     bus = Bus(SecretStr(migrated.nats_url), name="orders-test", stream="ORDERS")
-    relay = Relay(database_url=SecretStr(migrated.url("orders", "worker")), bus=bus, source="orders")
+    relay = Relay(
+        database_url=SecretStr(migrated.url("orders", "worker")), bus=bus, source="orders", poll_seconds=0.02
+    )
     subscription = next(
         each
         for each in events.subscriptions(forget_catalogue=catalog.cache.note_catalogue)
         if each.durable == "orders__product"
     )
-    consumer = Consumer(subscription, bus=bus, database=database, after_commit=lambda: None)
+    consumer = Consumer(
+        subscription, bus=bus, database=database, after_commit=lambda: None, ack_wait_seconds=10
+    )
     product_id = await catalog.create()
 
     async def is_shown() -> bool:

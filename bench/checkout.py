@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -18,7 +18,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import limit
+from bench import catalogue, limit
 from bench.cpu import cpu_ms
 from bench.figures import MEASURED, percentile
 from bench.http import Connection
@@ -62,11 +62,13 @@ def main(orders: int, concurrency: int, json_file: Path | None) -> int:
         floor = limit.measure(
             stack, products=PRODUCTS, customers=CUSTOMERS, orders=orders, concurrency=concurrency
         )
-        findings = audit.audit(stack)
+        cached, uncached = catalogue.measure(running, shop.products)
+        findings = audit.audit(running.file)
     _print(console, load, floor, concurrency)
+    _print_reading(console, cached, uncached)
     console.print(f"audit: {findings or 'all invariants hold'}")
     if json_file is not None:
-        json_file.write_text(json.dumps(_as_json(load, floor), indent=2))
+        json_file.write_text(json.dumps(_as_json(load, floor, cached, uncached), indent=2))
     return 1 if load.errors or findings else 0
 
 
@@ -109,7 +111,9 @@ def _request(shop: Shop) -> tuple[str, bytes]:
     return headers, json.dumps({"paymentMethod": "points", "items": items}).encode()
 
 
-def _as_json(load: Load, floor: limit.Limit) -> dict[str, object]:
+def _as_json(
+    load: Load, floor: limit.Limit, cached: catalogue.Reading, uncached: catalogue.Reading
+) -> dict[str, object]:
     return {
         "orders_per_s": load.orders / load.seconds,
         "p50_ms": load.percentile_ms(50),
@@ -119,6 +123,7 @@ def _as_json(load: Load, floor: limit.Limit) -> dict[str, object]:
         "cpu_ms_per_order_by_process": {name: ms / load.orders for name, ms in load.cpu_ms.items()},
         "limit_orders_per_s": floor.orders_per_s,
         "limit_cpu_ms_per_order": floor.cpu_ms_per_order,
+        "catalogue_cpu_ms_per_read": {"cached": asdict(cached), "uncached": asdict(uncached)},
     }
 
 
@@ -140,3 +145,11 @@ def _print(console: Console, load: Load, floor: limit.Limit, concurrency: int) -
     console.print(table)
     console.print("by process: " + ", ".join(f"{name} {ms:.2f}" for name, ms in per_order.items()))
     console.print(f"ratio: [bold]{total / floor.cpu_ms_per_order:.1f} × the limit's CPU per order[/]")
+
+
+def _print_reading(console: Console, cached: catalogue.Reading, uncached: catalogue.Reading) -> None:
+    console.print(
+        "catalogue, CPU ms per read with and without Valkey: "
+        f"a page {cached.page_cpu_ms:.2f} and {uncached.page_cpu_ms:.2f}, "
+        f"a product {cached.product_cpu_ms:.2f} and {uncached.product_cpu_ms:.2f}"
+    )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 # The processes that a purchase is made of; the stand-ins of the outside world are not measured.
-MEASURED = ("gateway", "orders", "wallet", "payments", "postgres", "nats")
+MEASURED = ("gateway", "orders", "wallet", "payments", "postgres", "nats", "valkey")
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

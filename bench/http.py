@@ -18,9 +18,15 @@ class Connection:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
+    async def get(self, path: str) -> Answer:
+        return await self._send("GET", path, "", b"")
+
     async def post(self, path: str, headers: str, body: bytes) -> Answer:
+        return await self._send("POST", path, headers, body)
+
+    async def _send(self, method: str, path: str, headers: str, body: bytes) -> Answer:
         reader, writer = self._streams or await self._connect()
-        head = f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{headers}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{headers}"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer_head = await reader.readuntil(b"\r\n\r\n")
         length = answer_head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]

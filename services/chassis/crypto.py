@@ -42,7 +42,10 @@ class Keyring:
         return head + nonce + self._ciphers[self._current].encrypt(nonce, plain, place.encode())
 
     def open(self, sealed: bytes, *, place: str) -> bytes:
-        """Decrypts; raises cryptography's InvalidTag for another place, KeyError for a lost key."""
+        """Decrypts; raises cryptography's InvalidTag for another place, KeyError for a lost key, ValueError
+        or IndexError for what was never sealed."""
+        if sealed[0] != _VERSION:
+            raise ValueError("not a sealed value of this version")
         kid_end = 2 + sealed[1]
         nonce_end = kid_end + _NONCE_BYTES
         cipher = self._ciphers[sealed[2:kid_end]]

@@ -5,6 +5,7 @@ deadline that ran out is an OutcomeUnknown, never a failure: whoever called deci
 """
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
@@ -74,6 +75,18 @@ async def call(method: Any, request: Any, *, timeout_seconds: float) -> Any:
         return await method(request, timeout=timeout_seconds)
     except grpc.aio.AioRpcError as error:
         raise as_domain_error(error) from error
+
+
+async def stream(method: Any, request: Any, *, timeout_seconds: float) -> AsyncGenerator[Any, None]:
+    """The messages of one streaming call, which ends with this generator; raises as `call` does."""
+    answer = method(request, timeout=timeout_seconds)
+    try:
+        async for message in answer:
+            yield message
+    except grpc.aio.AioRpcError as error:
+        raise as_domain_error(error) from error
+    finally:
+        answer.cancel()
 
 
 def as_domain_error(error: grpc.aio.AioRpcError) -> DomainError:

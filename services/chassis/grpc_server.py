@@ -1,12 +1,13 @@
 """A gRPC server with health, reflection, one error mapping, and a drain at the end.
 
 Every handler runs as a task of its own that outlives a cancelled call: a short transaction is never
-torn in the middle because a client went away (FAILURES.md, 31). At SIGTERM the server says NOT_SERVING,
+torn in the middle because a client went away (FAILURES.md, 31). Of a stream this holds for what happens
+before its first message; afterwards it ends with the call. At SIGTERM the server says NOT_SERVING,
 refuses new calls, waits for the running ones, then stops.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -48,6 +49,7 @@ _OPTIONS = [
 ]
 
 Method = Callable[[Any, Any], Awaitable[Any]]
+StreamMethod = Callable[[Any, Any], AsyncGenerator[Any, None]]
 
 
 class GrpcServer:
@@ -58,7 +60,7 @@ class GrpcServer:
         self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS)
         self._health = HealthServicer()
         self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Future[Any]] = set()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def add(
@@ -69,7 +71,8 @@ class GrpcServer:
     ) -> None:
         """Registers a servicer with every method guarded."""
         for method in descriptor.methods:
-            setattr(servicer, method.name, self._guarded(getattr(servicer, method.name)))
+            guard = self._guarded_stream if method.server_streaming else self._guarded
+            setattr(servicer, method.name, guard(getattr(servicer, method.name)))
         register(servicer, self._server)
         self._names.append(descriptor.full_name)
 
@@ -93,9 +96,7 @@ class GrpcServer:
 
     def _guarded(self, method: Method) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            task = asyncio.ensure_future(method(request, context))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task = self._started(method(request, context))
             try:
                 return await asyncio.shield(task)
             except DomainError as error:
@@ -111,8 +112,43 @@ class GrpcServer:
 
         return call
 
+    def _guarded_stream(self, method: StreamMethod) -> Method:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            messages = method(request, context)
+            first = self._started(_following(messages))
+            try:
+                message = await asyncio.shield(first)
+                while message is not None:
+                    # Returns when the client has room for more.
+                    await context.write(message)
+                    message = await _following(messages)
+            except DomainError as error:
+                await abort(context, error)
+            except (psycopg.OperationalError, DBAPIError, PoolTimeout) as error:
+                await abort(context, _database_error(error))
+            except Exception as error:
+                log.exception("grpc.unexpected_error", method=method.__name__)
+                await context.abort(grpc.StatusCode.INTERNAL, type(error).__name__)
+            finally:
+                await asyncio.wait([first])
+                await messages.aclose()
 
-def _log_late_failure(task: "asyncio.Task[Any]") -> None:
+        return call
+
+    def _started(self, work: Awaitable[Any]) -> "asyncio.Future[Any]":
+        """A task that stop() waits for."""
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+
+async def _following(messages: AsyncGenerator[Any, None]) -> Any:
+    """The stream's next message, None at its end."""
+    return await anext(messages, None)
+
+
+def _log_late_failure(task: "asyncio.Future[Any]") -> None:
     """Nobody waits for the answer of a cancelled call; its failure is still worth a line."""
     if not task.cancelled() and task.exception() is not None:
         log.warning("grpc.cancelled_call_failed", error=repr(task.exception()))

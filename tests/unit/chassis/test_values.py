@@ -66,6 +66,15 @@ def test_a_sealed_value_opens_at_its_place_only() -> None:
         ring.open(sealed, place="orders.email:2")
 
 
+def test_a_sealed_value_of_another_version_or_of_none_does_not_open() -> None:
+    ring = Keyring(SecretStr(key("k1")))
+    sealed = ring.seal(b"x", place="p")
+    with pytest.raises(ValueError, match="not a sealed value"):
+        ring.open(b"\x02" + sealed[1:], place="p")
+    with pytest.raises(IndexError):
+        ring.open(b"", place="p")
+
+
 def test_a_rotated_ring_opens_what_its_old_key_sealed() -> None:
     old, new = key("k1"), key("k2")
     sealed = Keyring(SecretStr(old)).seal(b"x", place="p")

@@ -141,9 +141,9 @@ def one_shots(plan: Plan) -> list[list[tuple[str, list[str], dict[str, str]]]]:
         (
             f"seed-{service}",
             _python(f"services.{service}", "seed"),
-            {"DATABASE_WORKER_URL": plan.database_url(service, "worker")},
+            {"DATABASE_WORKER_URL": plan.database_url(service, "worker"), **environment},
         )
-        for service in ("orders", "payments")
+        for service, environment in (("orders", _assets(plan)), ("payments", {}))
     ]
     return [migrations, seeds]
 
@@ -177,8 +177,14 @@ def _services(plan: Plan) -> dict[str, dict[str, str]]:
             "SMTP_URL": f"smtp://{plan.address('smtp')}",
             "MAIL_FROM": _MAIL_FROM,
             "VALKEY_URL": plan.valkey_url,
+            "SHOP_URL": shop_url,
+            **_assets(plan),
         },
     }
+
+
+def _assets(plan: Plan) -> dict[str, str]:
+    return {"ASSET_STORE_URL": (plan.data / "assets").absolute().as_uri()}
 
 
 def _service(plan: Plan, service: str, environment: dict[str, str]) -> Part:

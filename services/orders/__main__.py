@@ -1,6 +1,5 @@
 """Composition root: `python -m services.orders [migrate|seed]`."""
 
-import asyncio
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -17,9 +16,8 @@ from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
-from services.chassis.settings import SeedSettings
 from services.chassis.workers import background, run_until_signal
-from services.orders import events, seed
+from services.orders import events
 from services.orders.api.cart import CartService
 from services.orders.api.catalog import CatalogService
 from services.orders.api.catalog_operator import CatalogOperatorService
@@ -28,13 +26,17 @@ from services.orders.api.orders import OrdersService
 from services.orders.card_saga import CardSaga
 from services.orders.catalog_cache import CatalogCache
 from services.orders.checkout import Checkout
-from services.orders.mails import Mailer
+from services.orders.commands.settling import Confirmed
+from services.orders.downloading import Downloads
+from services.orders.fulfilment import Terms
+from services.orders.mails.mailer import Mailer
 from services.orders.points_saga import PointsSagas
 from services.orders.queries.orders import Order
 from services.orders.refund_saga import RefundSaga
 from services.orders.remote import Remote
 from services.orders.saga import Runner
-from services.orders.settings import OrdersSettings
+from services.orders.settings import OrdersSeedSettings, OrdersSettings
+from services.orders.storage import AssetStore
 
 NAME = "orders"
 
@@ -59,6 +61,8 @@ async def serve(settings: OrdersSettings) -> None:
         keyring,
         smtp_url=settings.smtp_url.get_secret_value(),
         sender=settings.mail_from,
+        shop_url=settings.shop_url,
+        grant_days=settings.download_grant_days,
         lease_seconds=settings.mail_lease_seconds,
     )
     remote = Remote(wallet_target=settings.wallet_target, payments_target=settings.payments_target)
@@ -69,24 +73,33 @@ async def serve(settings: OrdersSettings) -> None:
         relay.wake()
         mailer.wake()
 
-    def publish_completed(order: Order) -> None:
+    def publish_completed(order: Order, confirmed: Confirmed) -> None:
         relay.wake()
-        mailer.hand_over(order)
+        mailer.hand_over(order, confirmed)
 
     def publish_ended(released: Collection[UUID]) -> None:
         relay.wake()
         cache.note_products(released)
 
+    terms = Terms(
+        grant_days=settings.download_grant_days,
+        downloads=settings.downloads_per_grant,
+        reissues=settings.reissues_per_grant,
+        link_seconds=settings.download_link_seconds,
+    )
     lease_seconds = settings.saga_lease_seconds
     points = PointsSagas(
         database,
         remote,
         lease_seconds=lease_seconds,
         mail_lease_seconds=settings.mail_lease_seconds,
+        terms=terms,
         completed=publish_completed,
         ended=publish_ended,
     )
-    cards = CardSaga(database, remote, keyring, after_commit=wake_publishers, ended=publish_ended)
+    cards = CardSaga(
+        database, remote, keyring, terms=terms, after_commit=wake_publishers, ended=publish_ended
+    )
     giving_back = RefundSaga(database, remote, after_commit=lambda: wake_everyone())
     sagas = [*points.table(), *cards.table(), *giving_back.table()]
     runner = Runner(database, sagas, lease_seconds=lease_seconds)
@@ -103,10 +116,11 @@ async def serve(settings: OrdersSettings) -> None:
             after_commit=wake_everyone,
             ack_wait_seconds=settings.consumer_ack_wait_seconds,
         )
-        for each in events.subscriptions(forget_catalogue=cache.note_catalogue)
+        for each in events.subscriptions(terms, forget_catalogue=cache.note_catalogue)
     ]
     checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds, reserved=cache.note_products)
-    server = _server(settings.grpc_listen, database, checkout, cache)
+    downloads = Downloads(database, keyring, AssetStore(settings), terms)
+    server = _server(settings.grpc_listen, database, checkout, downloads, cache)
     server.add(
         CatalogOperatorService(database, cache, publish=relay.wake),
         orders_pb2_grpc.add_CatalogOperatorServiceServicer_to_server,
@@ -139,7 +153,9 @@ async def serve(settings: OrdersSettings) -> None:
     await database.dispose()
 
 
-def _server(listen: str, database: Database, checkout: Checkout, cache: CatalogCache) -> GrpcServer:
+def _server(
+    listen: str, database: Database, checkout: Checkout, downloads: Downloads, cache: CatalogCache
+) -> GrpcServer:
     server = GrpcServer(listen)
     services = orders_pb2.DESCRIPTOR.services_by_name
     server.add(
@@ -151,7 +167,7 @@ def _server(listen: str, database: Database, checkout: Checkout, cache: CatalogC
         CartService(database), orders_pb2_grpc.add_CartServiceServicer_to_server, services["CartService"]
     )
     server.add(
-        OrdersService(database, checkout),
+        OrdersService(database, checkout, downloads),
         orders_pb2_grpc.add_OrdersServiceServicer_to_server,
         services["OrdersService"],
     )
@@ -165,7 +181,10 @@ def main() -> None:
 
         upgrade(Path(__file__).parent / "migrations")
     elif sys.argv[1:] == ["seed"]:
-        asyncio.run(seed.run(SeedSettings()))
+        # It draws pictures; nobody else needs the library for that.
+        from services.orders import seed
+
+        seed.run(OrdersSeedSettings())
     else:
         settings = OrdersSettings()
         logs.configure(NAME, settings.log_level)

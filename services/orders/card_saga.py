@@ -8,7 +8,7 @@
 
 Applying what became of a session (one function, under the run's and the order's row locks):
 
-    PAID        pending | processing → completed (the pivot: stock taken, mail, event)
+    PAID        pending | processing → completed (the pivot: stock taken, downloads, mails, event)
                 failed | cancelled → processing → completed if the stock can be reserved again; else it
                 stays processing with its whole amount being refunded (refund_saga.py)
     PROCESSING  pending → processing, stock kept
@@ -36,6 +36,7 @@ from services.orders import errors, refund_saga
 from services.orders.commands import refunds, runs, settling, standing, stock
 from services.orders.commands.runs import Run
 from services.orders.ending import CANCELLED_BY_CUSTOMER, end_order_of
+from services.orders.fulfilment import Terms
 from services.orders.queries.orders import Order, find_order, lock_order
 from services.orders.remote import Remote
 from services.orders.rules import Status
@@ -85,6 +86,7 @@ class CardSaga:
         remote: Remote,
         keyring: Keyring,
         *,
+        terms: Terms,
         after_commit: Callable[[], None],
         ended: Callable[[Collection[UUID]], None],
     ) -> None:
@@ -92,6 +94,7 @@ class CardSaga:
         self._database = database
         self._remote = remote
         self._keyring = keyring
+        self._terms = terms
         self._after_commit = after_commit
         self._ended = ended
 
@@ -132,7 +135,7 @@ class CardSaga:
 
     async def _apply(self, run: Run, checkout: payments_pb2.Checkout) -> None:
         async with self._database.worker() as connection:
-            await apply_outcome(connection, run.order_id, _outcome(checkout))
+            await apply_outcome(connection, run.order_id, _outcome(checkout), self._terms)
             failpoints.hit("orders.apply.writing")
         self._after_commit()
 
@@ -157,7 +160,7 @@ def _outcome(checkout: payments_pb2.Checkout) -> Outcome:
     )
 
 
-async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Outcome) -> None:
+async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Outcome, terms: Terms) -> None:
     """Applies what became of the order's session; older news and repetitions change nothing."""
     run = await runs.lock_run(connection, order_id=order_id, saga=PLACE_WITH_CARD)
     order = await lock_order(connection, order_id)
@@ -172,14 +175,16 @@ async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Ou
         connection, order_id, version=outcome.version, payment_intent_id=outcome.payment_intent_id or None
     )
     if outcome.state == PAID:
-        await _apply_paid(connection, run, order, outcome)
+        await _apply_paid(connection, run, order, outcome, terms)
     elif outcome.state == PROCESSING:
         await _apply_processing(connection, run, order)
     else:
         await _apply_unpaid(connection, run, order, expired=outcome.state == EXPIRED)
 
 
-async def _apply_paid(connection: AsyncConnection, run: Run, order: Order, outcome: Outcome) -> None:
+async def _apply_paid(
+    connection: AsyncConnection, run: Run, order: Order, outcome: Outcome, terms: Terms
+) -> None:
     if order.status in (Status.COMPLETED, Status.REFUNDED):
         return
     if (outcome.amount_cents, outcome.currency) != (order.total_cents, order.currency):
@@ -189,7 +194,7 @@ async def _apply_paid(connection: AsyncConnection, run: Run, order: Order, outco
         await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.DONE)
         return
     paid = replace(order, status=Status.PROCESSING) if order.status is not Status.PENDING else order
-    await settling.complete_order(connection, paid, reason="paid")
+    await settling.complete_order(connection, paid, reason="paid", terms=terms)
     # Money may have gone back before we heard that it came.
     await standing.settle_standing(connection, replace(paid, status=Status.COMPLETED, failure_reason=None))
     await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.DONE)

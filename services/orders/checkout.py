@@ -35,7 +35,7 @@ from services.orders.queries.orders import (
     is_driven,
     lock_order,
 )
-from services.orders.rules import Method, Status, sum_quantities
+from services.orders.rules import Method, Status, is_mailbox, sum_quantities
 from services.orders.saga import Runner
 from services.orders.sealing import email_place
 
@@ -138,7 +138,9 @@ class Checkout:
             user_id=purchase.user_id,
             method=purchase.method,
             quantities=sum_quantities(purchase.items),
-            email=self._keyring.seal(purchase.email.encode(), place=place) if purchase.email else None,
+            email=self._keyring.seal(purchase.email.encode(), place=place)
+            if is_mailbox(purchase.email)
+            else None,
             idempotency_key=purchase.idempotency_key,
             request_hash=purchase.request_hash,
             cart_version=None,

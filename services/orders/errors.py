@@ -170,3 +170,35 @@ def saga_past_pivot(step: str) -> Rejected:
 
 def points_not_captured_yet(order_id: UUID) -> Unavailable:
     return Unavailable("NOT_CAPTURED_YET", "the order's points are still to be spent", order_id=order_id)
+
+
+def download_not_found() -> NotFound:
+    return NotFound("DOWNLOAD_NOT_FOUND", "there is no such download")
+
+
+def download_revoked() -> Rejected:
+    return Rejected("DOWNLOAD_REVOKED", "what was paid for this picture went back")
+
+
+def download_suspended() -> Rejected:
+    return Rejected("DOWNLOAD_SUSPENDED", "the payment is disputed: the bank decides")
+
+
+def download_expired() -> Rejected:
+    return Rejected("DOWNLOAD_EXPIRED", "this link is no longer valid: ask for the order's downloads again")
+
+
+def downloads_used_up() -> Rejected:
+    return Rejected("DOWNLOADS_USED_UP", "the picture was downloaded as often as allowed")
+
+
+def reissues_used_up() -> Rejected:
+    return Rejected("REISSUES_USED_UP", "the download was renewed as often as allowed")
+
+
+def file_unavailable() -> Unavailable:
+    return Unavailable("FILE_UNAVAILABLE", "the file cannot be read right now; try again")
+
+
+def nothing_to_ship(order_id: UUID) -> Rejected:
+    return Rejected("NOTHING_TO_SHIP", "nothing of this order is waiting to be sent", order_id=order_id)

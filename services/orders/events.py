@@ -8,6 +8,7 @@ orders.product.changed      what is cached of the catalogue is old     → Catal
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +20,7 @@ from services.orders.card_saga import Outcome, apply_outcome
 from services.orders.commands import runs
 from services.orders.commands.refunds import settle_refund
 from services.orders.commands.standing import PaymentStanding, apply_payment
+from services.orders.fulfilment import Terms
 from services.orders.points_saga import CAPTURE, PLACE_WITH_POINTS, RELEASE_HOLD
 from services.orders.queries.orders import lock_order
 from services.orders.refund_rules import RefundStatus
@@ -41,7 +43,9 @@ _REFUND_STATES: Mapping[int, RefundStatus] = {
 }
 
 
-async def apply_checkout_change(connection: AsyncConnection, event: events_pb2.OrderCheckoutChanged) -> None:
+async def apply_checkout_change(
+    connection: AsyncConnection, event: events_pb2.OrderCheckoutChanged, *, terms: Terms
+) -> None:
     await apply_outcome(
         connection,
         UUID(event.order_id),
@@ -52,6 +56,7 @@ async def apply_checkout_change(connection: AsyncConnection, event: events_pb2.O
             currency=event.currency,
             payment_intent_id=event.payment_intent_id,
         ),
+        terms,
     )
 
 
@@ -96,7 +101,7 @@ async def answer_overdue_hold(connection: AsyncConnection, event: events_pb2.Hol
     log.info("hold.overdue", order_id=event.order_id)
 
 
-def subscriptions(*, forget_catalogue: Callable[[], None]) -> tuple[Subscription, ...]:
+def subscriptions(terms: Terms, *, forget_catalogue: Callable[[], None]) -> tuple[Subscription, ...]:
     async def product_changed(_: AsyncConnection, __: events_pb2.ProductChanged) -> None:
         # No network here: it only wakes whoever deletes. Every replica shares one cache and this consumer.
         forget_catalogue()
@@ -107,7 +112,7 @@ def subscriptions(*, forget_catalogue: Callable[[], None]) -> tuple[Subscription
             subject="payments.checkout.changed",
             durable="orders__checkout",
             event=events_pb2.OrderCheckoutChanged,
-            handle=apply_checkout_change,
+            handle=partial(apply_checkout_change, terms=terms),
         ),
         Subscription(
             stream="PAYMENTS",

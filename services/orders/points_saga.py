@@ -2,7 +2,7 @@
 
     place_order      order pending, stock reserved, run at reserve_points          (commands/placing.py)
     reserve_points   wallet holds the points; its record is the pivot: order completed, stock taken,
-                     cart emptied, mail and event written, run at capture_points
+                     cart emptied, downloads granted, mails and event written, run at capture_points
     capture_points   wallet spends the held points, in batches, after the answer
 
 Crash points: before the pivot the run stands at reserve_points and repeats it; wallet answers with the
@@ -19,7 +19,9 @@ from services.chassis.db import Database
 from services.chassis.errors import Conflict
 from services.orders.commands import runs, settling
 from services.orders.commands.runs import Run
+from services.orders.commands.settling import Confirmed
 from services.orders.ending import end_order_of
+from services.orders.fulfilment import Terms
 from services.orders.queries.orders import Order, find_order
 from services.orders.remote import Remote
 from services.orders.rules import Status
@@ -42,7 +44,8 @@ class PointsSagas:
         *,
         lease_seconds: float,
         mail_lease_seconds: float,
-        completed: Callable[[Order], None],
+        terms: Terms,
+        completed: Callable[[Order, Confirmed], None],
         ended: Callable[[Collection[UUID]], None],
     ) -> None:
         """`completed` and `ended` tell whoever publishes and mails that there is something to do; `ended`
@@ -51,6 +54,7 @@ class PointsSagas:
         self._remote = remote
         self._lease_seconds = lease_seconds
         self._mail_lease_seconds = mail_lease_seconds
+        self._terms = terms
         self._completed = completed
         self._ended = ended
 
@@ -88,11 +92,18 @@ class PointsSagas:
                 lease_token=run.lease_token,
                 lease_seconds=self._lease_seconds,
                 mail_lease_seconds=self._mail_lease_seconds,
+                terms=self._terms,
             )
-        if not confirmed:
+        if confirmed is None:
             return None
-        self._completed(order)
-        return replace(run.at(CAPTURE), order=replace(order, status=Status.COMPLETED))
+        self._completed(order, confirmed)
+        order = replace(
+            order,
+            status=Status.COMPLETED,
+            fulfilled_at=confirmed.fulfilled_at,
+            version=confirmed.version,
+        )
+        return replace(run.at(CAPTURE), order=order)
 
     async def _capture(self, batch: Sequence[Run]) -> None:
         captured = await self._remote.capture_points([(run.user_id, run.order_id) for run in batch])

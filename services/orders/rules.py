@@ -16,9 +16,13 @@ MAX_LINES = 100
 MAX_TOTAL_CENTS = 99_999_999
 # A full order of the dearest products still is a number that JavaScript holds.
 MAX_PRICE_POINTS = 1_000_000_000
-# Where fulfilment finds a file: names between single slashes, none of which begins with a dot.
-ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 MAX_ASSET_KEY_LENGTH = 200
+# Segments begin with a letter, a digit or an underscore: no "..", no hidden file, no absolute path.
+ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+# RFC 5321: 64 of the local part, @, 255 of the domain.
+_MAX_MAILBOX = 320
+# Without blanks and without what gives an address list or a header its structure.
+_MAILBOX = re.compile(r"[^\s@<>()\[\]\\,;:\"]{1,64}@[^\s@<>()\[\]\\,;:\"]{1,255}")
 
 
 class Status(StrEnum):
@@ -149,12 +153,22 @@ def first_short(quantities: Mapping[UUID, int], offers: Sequence[Offer]) -> Offe
     return None
 
 
+def is_asset_key(key: str) -> bool:
+    """Whether a key names a file of the asset store: plain segments, none of which leads anywhere else."""
+    return len(key) <= MAX_ASSET_KEY_LENGTH and ASSET_KEY.fullmatch(key) is not None
+
+
 def check_asset_key(key: str, product_type: ProductType) -> str:
     """The key as it may be kept; Invalid when it could lead out of the store, or a file is missing."""
-    fits = ASSET_KEY.fullmatch(key) if key else product_type is not ProductType.DIGITAL
-    if not fits or len(key) > MAX_ASSET_KEY_LENGTH:
+    fits = is_asset_key(key) if key else product_type is not ProductType.DIGITAL
+    if not fits:
         raise errors.invalid_asset_key()
     return key
+
+
+def is_mailbox(address: str) -> bool:
+    """Whether mail can be sent to this one address, as it stands, in an envelope and in a header."""
+    return len(address) <= _MAX_MAILBOX and address.isprintable() and _MAILBOX.fullmatch(address) is not None
 
 
 def backoff_seconds(attempts: int) -> float:

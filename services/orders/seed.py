@@ -1,14 +1,17 @@
-"""The sample catalogue: two dozen pictures, put in once. `python -m services.orders seed`."""
+"""The sample catalogue: pictures to buy, and their files, put in once. `python -m services.orders seed`."""
 
+import asyncio
 from uuid import UUID
 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.chassis.settings import SeedSettings
 from services.orders.commands.stock import open_stock
 from services.orders.models import products
+from services.orders.pictures import draw
 from services.orders.rules import SHOP_CURRENCY
+from services.orders.settings import OrdersSeedSettings
+from services.orders.storage import AssetStore
 
 _STOCK = 5_000
 
@@ -39,8 +42,20 @@ def _product_id(number: int) -> UUID:
     return UUID(f"01920000-0000-7000-8000-{number:012d}")
 
 
-async def run(settings: SeedSettings) -> None:
-    """Inserts what is missing; what an operator changed since stays as it is."""
+def _asset_key(number: int) -> str:
+    return f"samples/{number:02d}.png"
+
+
+def run(settings: OrdersSeedSettings) -> None:
+    """Puts in what is missing; what an operator changed since stays as it is."""
+    asyncio.run(_insert_products(settings))
+    store = AssetStore(settings)
+    for number, (title, *_) in enumerate(_PICTURES, start=1):
+        if not store.has(_asset_key(number)):
+            store.put(_asset_key(number), draw(title, number))
+
+
+async def _insert_products(settings: OrdersSeedSettings) -> None:
     url = settings.database_worker_url.get_secret_value()
     engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
     async with engine.begin() as connection:
@@ -55,7 +70,7 @@ async def run(settings: SeedSettings) -> None:
                     price_cents=price_cents,
                     price_points=price_points,
                     currency=SHOP_CURRENCY,
-                    asset_key=f"samples/{number:02d}.png",
+                    asset_key=_asset_key(number),
                 )
                 .on_conflict_do_nothing()
                 .returning(products.c.id)

@@ -1,11 +1,28 @@
 """The environment of the orders service."""
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import ProcessSettings, SeedSettings, ServiceSettings
 
 
-class OrdersSettings(ServiceSettings):
+class AssetSettings(ProcessSettings):
+    """The asset store."""
+
+    # Where the pictures are: file:///folder, or s3://bucket with the fields below.
+    asset_store_url: str
+    # Another S3 than Amazon's; presigned links lead there, so customers must reach it.
+    asset_store_endpoint: str | None = None
+    asset_store_region: str = "us-east-1"
+    # Without a key: what the machine's role allows.
+    asset_store_access_key_id: SecretStr | None = None
+    asset_store_secret_access_key: SecretStr | None = None
+
+
+class OrdersSeedSettings(SeedSettings, AssetSettings):
+    """The one-shot that puts the sample catalogue in, with its pictures."""
+
+
+class OrdersSettings(ServiceSettings, AssetSettings):
     # host:port, or dns:///headless-name:port for every replica.
     wallet_target: str
     payments_target: str
@@ -14,6 +31,13 @@ class OrdersSettings(ServiceSettings):
     mail_from: str
     # valkey://[:password@]host:port[/database]; without it the catalogue is read from the database.
     valkey_url: SecretStr | None = None
+    # Origin of the shop's pages: mails link there.
+    shop_url: str
+    # What a bought picture allows: for how long, how often, how often again, and for how long one link.
+    download_grant_days: int = Field(default=30, ge=1)
+    downloads_per_grant: int = Field(default=5, ge=1)
+    reissues_per_grant: int = Field(default=3, ge=0)
+    download_link_seconds: int = Field(default=900, ge=1)
     # How long a request or the runner may be silent about a saga before another takes it over.
     saga_lease_seconds: float = 10.0
     # How long whoever completed an order, or claimed its mail, has to send it.

@@ -1524,19 +1524,23 @@ class ReissueDownloadRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     order_id: _builtins.str
     product_id: _builtins.str
+    idempotency_key: _builtins.str
+    """1 to 255 printable characters."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
         product_id: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "product_id", b"product_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "order_id", b"order_id", "product_id", b"product_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1568,17 +1572,21 @@ class DownloadRequest(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     token: _builtins.str
+    download_id: _builtins.str
+    """Chosen by the caller (a UUID): the same id is counted once, so that a call can be repeated."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         token: _builtins.str = ...,
+        download_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download_id", b"download_id", "token", b"token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -799,6 +799,7 @@ class OrdersServiceServicer:
 
     def ReissueDownload(self, request, context):
         """Gives the owner a new count and a new time for one product; links that were given out before are void.
+        Idempotent by (user_id, idempotency_key). NOT_FOUND DOWNLOAD_NOT_FOUND;
         FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -808,7 +809,8 @@ class OrdersServiceServicer:
     def Download(self, request, context):
         """Takes one download off the count and answers with the file: first its head, which may say where to get it
         instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
-        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
+        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP;
+        UNAVAILABLE FILE_UNAVAILABLE, with nothing counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -276,12 +276,14 @@ class OrdersServiceStub:
     """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND."""
     ReissueDownload: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ReissueDownloadRequest, _orders_pb2.ReissueDownloadResponse]
     """Gives the owner a new count and a new time for one product; links that were given out before are void.
+    Idempotent by (user_id, idempotency_key). NOT_FOUND DOWNLOAD_NOT_FOUND;
     FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
     """
     Download: _grpc.UnaryStreamMultiCallable[_orders_pb2.DownloadRequest, _orders_pb2.DownloadResponse]
     """Takes one download off the count and answers with the file: first its head, which may say where to get it
     instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
-    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
+    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP;
+    UNAVAILABLE FILE_UNAVAILABLE, with nothing counted.
     """
 
 @_typing.type_check_only
@@ -310,12 +312,14 @@ class OrdersServiceAsyncStub(OrdersServiceStub):
     """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND."""
     ReissueDownload: _aio.UnaryUnaryMultiCallable[_orders_pb2.ReissueDownloadRequest, _orders_pb2.ReissueDownloadResponse]  # type: ignore[assignment]
     """Gives the owner a new count and a new time for one product; links that were given out before are void.
+    Idempotent by (user_id, idempotency_key). NOT_FOUND DOWNLOAD_NOT_FOUND;
     FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
     """
     Download: _aio.UnaryStreamMultiCallable[_orders_pb2.DownloadRequest, _orders_pb2.DownloadResponse]  # type: ignore[assignment]
     """Takes one download off the count and answers with the file: first its head, which may say where to get it
     instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
-    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
+    FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP;
+    UNAVAILABLE FILE_UNAVAILABLE, with nothing counted.
     """
 
 class OrdersServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -383,6 +387,7 @@ class OrdersServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ReissueDownloadResponse, _abc.Awaitable[_orders_pb2.ReissueDownloadResponse]]:
         """Gives the owner a new count and a new time for one product; links that were given out before are void.
+        Idempotent by (user_id, idempotency_key). NOT_FOUND DOWNLOAD_NOT_FOUND;
         FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | REISSUES_USED_UP.
         """
 
@@ -394,7 +399,8 @@ class OrdersServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_orders_pb2.DownloadResponse], _abc.AsyncIterator[_orders_pb2.DownloadResponse]]:
         """Takes one download off the count and answers with the file: first its head, which may say where to get it
         instead, then its bytes. NOT_FOUND DOWNLOAD_NOT_FOUND (also for another user's link);
-        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP.
+        FAILED_PRECONDITION DOWNLOAD_REVOKED | DOWNLOAD_SUSPENDED | DOWNLOAD_EXPIRED | DOWNLOADS_USED_UP;
+        UNAVAILABLE FILE_UNAVAILABLE, with nothing counted.
         """
 
 def add_OrdersServiceServicer_to_server(servicer: OrdersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,9 +14,11 @@ from services.chassis.fields import as_text, as_uuid
 from services.orders import errors, refund_saga
 from services.orders.api.messages import as_order
 from services.orders.api.operator_messages import as_refund, as_saga
+from services.orders.api.shipping import as_shipment
 from services.orders.commands import interventions, refunds
 from services.orders.commands.interventions import Decision
 from services.orders.commands.refunds import Wanted
+from services.orders.commands.shipping import ship_order
 from services.orders.queries import sagas
 from services.orders.queries.orders import find_order
 from services.orders.queries.refunds import list_refunds
@@ -87,6 +89,14 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
                 )
         self._wake()
         return pb.RefundOrderResponse(refund=as_refund(refund))
+
+    async def ShipOrder(self, request: pb.ShipOrderRequest, _: Any) -> pb.ShipOrderResponse:
+        order_id = as_uuid(request.order_id, field="order_id")
+        actor, reason = _who_and_why(request.actor, request.reason)
+        shipment = as_shipment(request, actor=actor, reason=reason)
+        async with self._database.worker() as connection:
+            order = await ship_order(connection, order_id, shipment)
+        return pb.ShipOrderResponse(order=as_order(order))
 
     async def ListSagas(self, request: pb.ListSagasRequest, _: Any) -> pb.ListSagasResponse:
         limit = cursor.page_size(request.limit)

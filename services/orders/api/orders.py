@@ -1,5 +1,6 @@
-"""OrdersService: placing, reading and cancelling orders."""
+"""OrdersService: placing, reading and cancelling orders, and what they give to download."""
 
+from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import UUID
 
@@ -8,8 +9,10 @@ from services.chassis import cursor, idempotency
 from services.chassis.db import Database
 from services.chassis.fields import as_uuid
 from services.orders import errors
+from services.orders.api import downloads
 from services.orders.api.messages import as_order
 from services.orders.checkout import Checkout, Purchase
+from services.orders.downloading import Downloads
 from services.orders.queries import orders
 from services.orders.rules import Method
 
@@ -20,9 +23,10 @@ _METHODS = {
 
 
 class OrdersService(orders_pb2_grpc.OrdersServiceServicer):
-    def __init__(self, database: Database, checkout: Checkout) -> None:
+    def __init__(self, database: Database, checkout: Checkout, given: Downloads) -> None:
         self._database = database
         self._checkout = checkout
+        self._downloads = given
 
     async def PlaceOrder(
         self, request: orders_pb2.PlaceOrderRequest, _: Any
@@ -71,6 +75,21 @@ class OrdersService(orders_pb2_grpc.OrdersServiceServicer):
         user_id, order_id = _ids(request)
         order = await self._checkout.cancel(user_id=user_id, order_id=order_id)
         return orders_pb2.CancelOrderResponse(order=as_order(order))
+
+    async def ListDownloads(
+        self, request: orders_pb2.ListDownloadsRequest, _: Any
+    ) -> orders_pb2.ListDownloadsResponse:
+        return await downloads.list_downloads(self._downloads, request)
+
+    async def ReissueDownload(
+        self, request: orders_pb2.ReissueDownloadRequest, _: Any
+    ) -> orders_pb2.ReissueDownloadResponse:
+        return await downloads.reissue_download(self._downloads, request)
+
+    def Download(
+        self, request: orders_pb2.DownloadRequest, _: Any
+    ) -> AsyncGenerator[orders_pb2.DownloadResponse, None]:
+        return downloads.download(self._downloads, request)
 
 
 def _ids(request: orders_pb2.GetOrderRequest | orders_pb2.CancelOrderRequest) -> tuple[UUID, UUID]:

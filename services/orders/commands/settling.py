@@ -5,19 +5,23 @@ cart, stock by product, order. What a status change leaves behind (history, outb
 here and nowhere else.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, literal, select, update
-from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy import delete, func, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.events.v1 import events_pb2
 from services.chassis import outbox
 from services.chassis.db import FixedSql
+from services.orders import fulfilment
 from services.orders.commands import stock
-from services.orders.models import cart_items, carts, mails, order_history, order_items, orders
+from services.orders.commands.mails import queue_mail
+from services.orders.fulfilment import Terms
+from services.orders.models import cart_items, carts, order_history, order_items, orders
 from services.orders.queries.orders import Order
 from services.orders.rules import Status, check_move
 
@@ -28,8 +32,9 @@ ENDED = {Status.FAILED: "orders.order.failed", Status.CANCELLED: "orders.order.c
 # for exactly this step. Locks are taken as everywhere: run, cart, stock in product order, order. (The
 # order's update adds index entries that an insert of the same key or cart version waits for, and such an
 # insert already holds cart and stock.)
-_CONFIRM_POINTS_ORDER = """
-    WITH run AS (
+_CONFIRM_POINTS_ORDER = f"""
+    WITH {fulfilment.LINES},
+    run AS (
         UPDATE saga_runs
         SET step = %(next_step)s, attempts = 0, last_error = NULL, updated_at = now(),
             lease_until = now() + %(lease_seconds)s * interval '1 s'
@@ -47,9 +52,10 @@ _CONFIRM_POINTS_ORDER = """
             JOIN product_inventory i ON i.product_id = r.product_id
         ORDER BY i.product_id FOR NO KEY UPDATE OF i),
     done AS (
-        UPDATE orders o SET status = 'completed', version = o.version + 1, updated_at = now()
+        UPDATE orders o SET status = 'completed', version = o.version + 1, updated_at = now(),
+            fulfilled_at = {fulfilment.FULFILLED_AT}
         FROM run WHERE o.id = run.order_id AND o.status = 'pending' AND (SELECT count(*) FROM held) >= 0
-        RETURNING o.id, o.user_id, o.email),
+        RETURNING o.id, o.user_id, o.email, o.dispute, o.version, o.updated_at, o.fulfilled_at),
     taken AS (
         UPDATE product_inventory i
         SET stock_quantity = i.stock_quantity - held.quantity,
@@ -81,8 +87,28 @@ _CONFIRM_POINTS_ORDER = """
         SELECT id, 'receipt', user_id, now() + %(mail_lease_seconds)s * interval '1 s'
         FROM done WHERE email IS NOT NULL),
     event AS (
-        INSERT INTO outbox (subject, payload) SELECT %(subject)s, %(payload)s FROM done)
-    SELECT id FROM done"""
+        INSERT INTO outbox (subject, payload) SELECT %(subject)s, %(payload)s FROM done),
+    {fulfilment.IN_PIVOT}
+    SELECT updated_at, fulfilled_at, version, (SELECT array_agg(type ORDER BY product_id) FROM lines)
+    FROM done"""
+# The part of a card order's pivot that depends on what was bought.
+_FULFIL = f"""
+    WITH {fulfilment.LINES},
+    done AS (
+        UPDATE orders SET fulfilled_at = {fulfilment.FULFILLED_AT} WHERE id = %(order_id)s
+        RETURNING id, user_id, email, dispute),
+    {fulfilment.IN_PIVOT}
+    SELECT FROM done"""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What the pivot of a points order made of it. `types` are its lines' types, in product order."""
+
+    at: datetime
+    fulfilled_at: datetime | None
+    version: int
+    types: Sequence[str]
 
 
 async def confirm_points_order(
@@ -96,8 +122,9 @@ async def confirm_points_order(
     lease_token: UUID,
     lease_seconds: float,
     mail_lease_seconds: float,
-) -> bool:
-    """The pivot: the order is completed and its run moves on. False when the run is no longer ours."""
+    terms: Terms,
+) -> Confirmed | None:
+    """The pivot: the order is completed and its run moves on. None when the run is no longer ours."""
     parameters: dict[str, Any] = {
         "order_id": order_id,
         "saga": saga,
@@ -108,21 +135,21 @@ async def confirm_points_order(
         "mail_lease_seconds": mail_lease_seconds,
         "subject": COMPLETED,
         "payload": event.SerializeToString(),
+        **fulfilment.parameters(terms),
     }
-    return await (await connection.execute(_CONFIRM_POINTS_ORDER, parameters)).fetchone() is not None
+    row = await (await connection.execute(_CONFIRM_POINTS_ORDER, parameters)).fetchone()
+    return None if row is None else Confirmed(*row)
 
 
-async def complete_order(connection: AsyncConnection, order: Order, *, reason: str) -> None:
+async def complete_order(connection: AsyncConnection, order: Order, *, reason: str, terms: Terms) -> None:
     """The pivot of a card order: its payment arrived. The caller holds the order's row lock."""
     check_move(order.status, Status.COMPLETED)
     await _empty_bought_cart_lines(connection, order.id)
     await stock.take_stock(connection, order.id)
     await move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
-    receipt = select(orders.c.id, orders.c.user_id, literal("receipt")).where(
-        orders.c.id == order.id, orders.c.email.is_not(None)
-    )
-    await connection.execute(
-        pg_insert(mails).from_select(["order_id", "user_id", "kind"], receipt).on_conflict_do_nothing()
+    await queue_mail(connection, order_id=order.id, user_id=order.user_id, kind="receipt")
+    await connection.exec_driver_sql(
+        _FULFIL, {"order_id": order.id, "mail_lease_seconds": 0.0, **fulfilment.parameters(terms)}
     )
     await outbox.emit(connection, subject=COMPLETED, event=completed_event(order))
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import nats
 import pytest
@@ -22,19 +23,25 @@ from tests.support.servers import Servers
 
 
 @pytest.fixture(scope="session")
-def migrated(servers: Servers) -> Servers:
-    migrate_and_seed(servers)
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the asset store; the seed puts pictures in."""
+    return tmp_path_factory.mktemp("assets")
+
+
+@pytest.fixture(scope="session")
+def migrated(servers: Servers, assets: Path) -> Servers:
+    migrate_and_seed(servers, assets)
     return servers
 
 
-def migrate_and_seed(servers: Servers) -> None:
+def migrate_and_seed(servers: Servers, assets: Path) -> None:
     for command, variable, login in (
         ("migrate", "DATABASE_OWNER_URL", "owner"),
         ("seed", "DATABASE_WORKER_URL", "worker"),
     ):
         subprocess.run(
             [sys.executable, "-m", "services.orders", command],
-            env=os.environ | {variable: servers.url("orders", login)},
+            env=os.environ | {variable: servers.url("orders", login), "ASSET_STORE_URL": assets.as_uri()},
             cwd=ROOT,
             check=True,
         )
@@ -96,10 +103,11 @@ def orders_process(
     wallet: RunningWallet,
     payments: tuple[PaymentsDouble, str],
     smtp: SmtpServer,
+    assets: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> OrdersProcess:
     logs = tmp_path_factory.mktemp("orders")
-    return OrdersProcess(migrated, logs, wallet.address, payments[1], smtp.url)
+    return OrdersProcess(migrated, logs, wallet.address, payments[1], smtp.url, assets)
 
 
 @pytest.fixture(scope="module")

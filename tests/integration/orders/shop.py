@@ -9,12 +9,13 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-from google.protobuf.message import Message
+from google.protobuf.message import Message as Event
 from nats.js import JetStreamContext
 from psycopg.rows import dict_row
 
@@ -32,6 +33,7 @@ from tests.support.servers import Servers
 
 POINTS, STRIPE = pb.PAYMENT_METHOD_POINTS, pb.PAYMENT_METHOD_STRIPE
 LEASE_SECONDS = 3
+SHOP_URL = "https://shop.test"
 Lines = dict[UUID, int]
 
 
@@ -75,6 +77,7 @@ class OrdersProcess:
     wallet_target: str
     payments_target: str
     smtp_url: str
+    assets: Path
 
     @contextmanager
     def running(self, **more: str) -> Iterator["tuple[subprocess.Popen[bytes], str]"]:
@@ -89,6 +92,8 @@ class OrdersProcess:
             "PAYMENTS_TARGET": self.payments_target,
             "SMTP_URL": self.smtp_url,
             "MAIL_FROM": "shop@aishop.test",
+            "SHOP_URL": SHOP_URL,
+            "ASSET_STORE_URL": self.assets.as_uri(),
             "SAGA_LEASE_SECONDS": str(LEASE_SECONDS),
             "GRPC_LISTEN": address,
             **more,
@@ -132,14 +137,25 @@ class Shop:
         return rows
 
     async def product(
-        self, *, stock: int | None = 100, points: int = 50, cents: int = 500, active: bool = True
+        self,
+        *,
+        stock: int | None = 100,
+        points: int = 50,
+        cents: int = 500,
+        active: bool = True,
+        title: str = "Picture",
+        type: str = "digital",
+        asset_key: str = "samples/01.png",
     ) -> UUID:
-        """A new picture with stock that was received."""
+        """A new product with stock that was received."""
         [row] = await self.sql(
-            "INSERT INTO products (title, price_cents, price_points, currency, asset_key, active)"
-            " VALUES ('Picture', %s, %s, 'usd', 'x', %s) RETURNING id",
+            "INSERT INTO products (title, type, price_cents, price_points, currency, asset_key, active)"
+            " VALUES (%s, %s, %s, %s, 'usd', %s, %s) RETURNING id",
+            title,
+            type,
             cents,
             points,
+            asset_key,
             active,
         )
         product_id: UUID = row["id"]
@@ -241,6 +257,67 @@ class Shop:
         rows = await self.sql("SELECT * FROM download_grants WHERE order_id = %s", order_id)
         return {row["product_id"]: row["status"] for row in rows}
 
+    async def downloads(self, user_id: UUID, order_id: str) -> list[pb.DownloadGrant]:
+        request = pb.ListDownloadsRequest(user_id=str(user_id), order_id=order_id)
+        return list((await self.orders.ListDownloads(request)).items)
+
+    async def token(self, user_id: UUID, order_id: str) -> str:
+        """A fresh link to the order's only picture."""
+        [grant] = await self.downloads(user_id, order_id)
+        return grant.token
+
+    async def download(
+        self, user_id: UUID, token: str, *, download_id: UUID | None = None
+    ) -> tuple[pb.DownloadResponse.Head, bytes]:
+        """Head and bytes of a file."""
+        request = pb.DownloadRequest(
+            user_id=str(user_id), token=token, download_id=str(download_id or uuid4())
+        )
+        parts = [part async for part in self.orders.Download(request)]
+        return parts[0].head, b"".join(part.chunk for part in parts[1:])
+
+    async def reissue(
+        self, user_id: UUID, order_id: str, product_id: UUID, *, key: str | None = None
+    ) -> pb.DownloadGrant:
+        request = pb.ReissueDownloadRequest(
+            user_id=str(user_id),
+            order_id=order_id,
+            product_id=str(product_id),
+            idempotency_key=key or str(uuid4()),
+        )
+        return (await self.orders.ReissueDownload(request)).download
+
+    async def ship(self, order_id: str, **more: Any) -> pb.Order:
+        """An operator has sent the order's goods."""
+        request = pb.ShipOrderRequest(
+            order_id=order_id,
+            **{
+                "carrier": "Post",
+                "tracking_number": "P-1",
+                "tracking_url": "https://post.test/P-1",
+                "actor": "operator",
+                "reason": "packed",
+                **more,
+            },
+        )
+        return (await self.operator.ShipOrder(request)).order
+
+    async def mails_sent(self, order_id: str, *, seconds: float = 20) -> set[str]:
+        """The kinds of an order's mails once all are sent; asserts that each came once."""
+        await self.until(
+            "SELECT 1 FROM mails WHERE order_id = %s HAVING bool_and(sent_at IS NOT NULL)",
+            order_id,
+            seconds=seconds,
+        )
+        ids = self.smtp.ids(order_id)
+        assert len(ids) == len(set(ids))
+        return {each.removeprefix(f"<{order_id}.").partition("@")[0] for each in ids}
+
+    def mail(self, order_id: str, kind: str) -> Message:
+        """The one mail of a kind about an order."""
+        [mail] = [each for each in self.smtp.received if f"{order_id}.{kind}" in each["Message-ID"]]
+        return mail
+
     async def refund_becomes(self, refund_id: str, status: str) -> dict[str, Any]:
         """Waits for a refund's status; returns its row."""
         [row] = await self.until("SELECT * FROM refunds WHERE id = %s AND status = %s", refund_id, status)
@@ -271,7 +348,7 @@ class Shop:
         rows = await self.sql("SELECT * FROM order_history WHERE order_id = %s ORDER BY id", order_id)
         return [(row["from_status"], row["to_status"], row["actor"], row["reason"]) for row in rows]
 
-    async def facts(self, order_id: str) -> list[Message]:
+    async def facts(self, order_id: str) -> list[Event]:
         """What the outbox says of an order."""
         kinds: dict[str, Any] = {"completed": events_pb2.OrderCompleted, "refunded": events_pb2.OrderRefunded}
         rows = await self.sql(
@@ -283,7 +360,7 @@ class Shop:
             for row in rows
         ]
 
-    async def publish(self, subject: str, event: Message, *, wait: bool = True) -> UUID:
+    async def publish(self, subject: str, event: Event, *, wait: bool = True) -> UUID:
         """Publishes a fact; waits until orders has dealt with it."""
         message_id = uuid4()
         headers = {"Nats-Msg-Id": str(message_id)}

@@ -10,6 +10,7 @@ from protos.events.v1 import events_pb2
 from services.chassis.db import Database
 from services.orders.commands import runs, settling
 from services.orders.commands.placing import Placement, place_order
+from services.orders.fulfilment import Terms
 from services.orders.points_saga import CAPTURE, PLACE_WITH_POINTS, RESERVE
 from services.orders.queries.catalog import list_products
 from services.orders.queries.orders import find_order
@@ -40,7 +41,7 @@ async def placed(database: Database, *, lease_seconds: float = 10.0) -> Placemen
 
 async def confirm(database: Database, placement: Placement, token: UUID) -> bool:
     async with database.worker_statement() as connection:
-        return await settling.confirm_points_order(
+        confirmed = await settling.confirm_points_order(
             connection,
             event=events_pb2.OrderCompleted(order_id=str(placement.order_id)),
             order_id=placement.order_id,
@@ -50,7 +51,9 @@ async def confirm(database: Database, placement: Placement, token: UUID) -> bool
             lease_token=token,
             lease_seconds=10,
             mail_lease_seconds=10,
+            terms=Terms(grant_days=30, downloads=5, reissues=3, link_seconds=900),
         )
+    return confirmed is not None
 
 
 async def status(database: Database, placement: Placement) -> Status:

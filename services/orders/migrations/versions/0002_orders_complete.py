@@ -16,7 +16,7 @@ _APP_GRANTS = """
     GRANT SELECT ON download_grants TO orders_app;
     GRANT UPDATE (downloads_left, reissues_left, generation, expires_at, updated_at)
         ON download_grants TO orders_app;
-    GRANT INSERT ON downloads TO orders_app;
+    GRANT SELECT, INSERT ON downloads TO orders_app;
 """
 _WORKER_GRANTS = """
     GRANT SELECT, INSERT, UPDATE ON refunds, refund_items, download_grants TO orders_worker;

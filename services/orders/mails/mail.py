@@ -1,0 +1,88 @@
+"""A mail that is due: one row of `mails` with what it tells of its order.
+
+States: unsent (due at next_attempt_at) → sent. Whoever claims a mail has it for the lease that it writes into
+next_attempt_at; when that has passed and nobody said that it was sent, it is claimed again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from services.chassis.db import FixedSql
+
+RECEIPT, DOWNLOADS, SHIPPED = "receipt", "downloads", "shipped"
+# refund:<id of the refund>
+REFUND = "refund"
+
+_CLAIM = """
+    WITH due AS (
+        SELECT order_id, kind FROM mails
+        WHERE sent_at IS NULL AND next_attempt_at <= now()
+        ORDER BY next_attempt_at LIMIT %s FOR UPDATE SKIP LOCKED),
+    claimed AS (
+        UPDATE mails m SET next_attempt_at = now() + %s * interval '1 s', attempts = m.attempts + 1
+        FROM due WHERE m.order_id = due.order_id AND m.kind = due.kind
+        RETURNING m.order_id, m.kind, m.attempts, m.created_at)
+    SELECT c.order_id, c.kind, c.attempts, c.created_at, o.email, o.currency, o.total_cents, o.total_points,
+        l.titles, l.quantities, l.types, o.tracking_info,
+        coalesce(r.amount_cents, 0) AS refunded_cents, coalesce(r.amount_points, 0) AS refunded_points,
+        l.refunded_quantities, coalesce(r.actor = 'saga', false) AS came_too_late
+    FROM claimed c JOIN orders o ON o.id = c.order_id
+        LEFT JOIN refunds r ON r.order_id = o.id AND c.kind = 'refund:' || r.id
+        CROSS JOIN LATERAL (
+            SELECT array_agg(i.title ORDER BY i.product_id) AS titles,
+                array_agg(i.quantity ORDER BY i.product_id) AS quantities,
+                array_agg(p.type ORDER BY i.product_id) AS types,
+                array_agg(coalesce(t.quantity, 0) ORDER BY i.product_id) AS refunded_quantities
+            FROM order_items i JOIN products p ON p.id = i.product_id
+                LEFT JOIN refund_items t ON t.refund_id = r.id AND t.product_id = i.product_id
+            WHERE i.order_id = o.id) l
+    WHERE o.email IS NOT NULL"""
+_SENT = """
+    UPDATE mails m SET sent_at = now(), last_error = NULL
+    FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
+    WHERE m.order_id = s.order_id AND m.kind = s.kind"""
+_FAILED = """
+    UPDATE mails SET last_error = %s, next_attempt_at = now() + %s * interval '1 s'
+    WHERE order_id = %s AND kind = %s"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """Lists go by line of the order, in product order. Amounts in minor units, points whole."""
+
+    order_id: UUID
+    kind: str
+    attempts: int
+    created_at: datetime
+    # The customer's address, sealed.
+    email: bytes
+    currency: str
+    total_cents: int
+    total_points: int
+    titles: Sequence[str]
+    quantities: Sequence[int]
+    types: Sequence[str]
+    tracking_info: Mapping[str, str] | None = None
+    # What the refund of a refund:<id> gave back.
+    refunded_cents: int = 0
+    refunded_points: int = 0
+    refunded_quantities: Sequence[int] = ()
+    # Nobody asked for that refund: the payment came when the order had ended.
+    came_too_late: bool = False
+
+
+async def claim_due(connection: FixedSql, *, limit: int, lease_seconds: float) -> Sequence[Mail]:
+    async with connection.cursor(row_factory=class_row(Mail)) as cursor:
+        return await (await cursor.execute(_CLAIM, (limit, lease_seconds))).fetchall()
+
+
+async def mark_sent(connection: FixedSql, mails: Sequence[Mail]) -> None:
+    await connection.execute(_SENT, ([mail.order_id for mail in mails], [mail.kind for mail in mails]))
+
+
+async def try_later(connection: FixedSql, mail: Mail, *, error: str, seconds: float) -> None:
+    await connection.execute(_FAILED, (error, seconds, mail.order_id, mail.kind))

@@ -12,8 +12,10 @@ from gateway.routes import (
     admin_payments,
     admin_points,
     admin_products,
+    admin_shipments,
     cart,
     catalog,
+    downloads,
     health,
     orders,
     pages,
@@ -25,6 +27,7 @@ from gateway.settings import GatewaySettings
 
 _ROUTERS = (
     orders.router,
+    downloads.router,
     points.router,
     points.public_router,
     subscriptions.router,
@@ -34,6 +37,7 @@ _ROUTERS = (
     admin_points.router,
     admin_products.router,
     admin_payments.router,
+    admin_shipments.router,
     webhooks.router,
     health.router,
     pages.router,
@@ -44,6 +48,7 @@ _TAGS = [
     {"name": "subscriptions", "description": "Plans that give points for each paid period."},
     {"name": "cart", "description": "The customer's cart."},
     {"name": "orders", "description": "Buying images, and what became of it."},
+    {"name": "downloads", "description": "The files of bought images, for their buyers alone."},
     {"name": "operators", "description": "For operators (`app_metadata.role`); each action is audited."},
     {"name": "webhooks", "description": "For Stripe."},
     {"name": "health", "description": "For the platform."},
@@ -80,6 +85,6 @@ def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
-        expose_headers=["ETag", "Location", "Retry-After", "Idempotency-Key"],
+        expose_headers=["Content-Disposition", "ETag", "Location", "Retry-After", "Idempotency-Key"],
         max_age=600,
     )

@@ -40,6 +40,7 @@ class Backends:
         self.catalog_operator = orders_pb2_grpc.CatalogOperatorServiceStub(orders)
         self.cart = orders_pb2_grpc.CartServiceStub(orders)
         self.orders = orders_pb2_grpc.OrdersServiceStub(orders)
+        self.orders_operator = orders_pb2_grpc.OrdersOperatorServiceStub(orders)
         self.payments = payments_pb2_grpc.PaymentsServiceStub(payments)
         self.payments_operator = payments_pb2_grpc.PaymentsOperatorServiceStub(payments)
         self._webhooks = webhooks

@@ -111,6 +111,33 @@ KINDS: dict[str, Kind] = {
     "order_not_cancellable": Kind(
         409, "The order can no longer be cancelled", "`currentStatus` tells what became of it."
     ),
+    # Downloads
+    "download_not_found": Kind(
+        404,
+        "There is no such download",
+        "Read the order's downloads; links of others are not found.",
+    ),
+    "download_revoked": Kind(403, "The picture was given back", "What was paid for it went back."),
+    "download_suspended": Kind(
+        403, "The payment is disputed", "The bank decides; if the shop is right, the download opens again."
+    ),
+    "download_expired": Kind(
+        410,
+        "The link is no longer valid",
+        "Read GET /api/orders/{orderId}/downloads for a fresh `url`; without one, reissue the download.",
+    ),
+    "downloads_used_up": Kind(
+        403,
+        "The picture was downloaded as often as allowed",
+        "Reissue it if `reissuesLeft` is not 0.",
+    ),
+    "reissues_used_up": Kind(409, "The download was reissued as often as allowed", "Contact the shop."),
+    "file_unavailable": Kind(
+        503,
+        "The file cannot be read right now",
+        "Nothing was counted: wait for Retry-After, then repeat.",
+        retry_after_seconds=2,
+    ),
     # Payments
     "checkout_not_found": Kind(404, "There is no such checkout", "Checkouts of others are not found either."),
     "checkout_refused": Kind(
@@ -145,6 +172,9 @@ KINDS: dict[str, Kind] = {
     ),
     "stock_unlimited": Kind(
         409, "The product's stock is not counted", "Unlimited stays unlimited: make another product."
+    ),
+    "nothing_to_ship": Kind(
+        409, "Nothing of the order waits to be sent", "It was sent, given back, has no goods, or is not paid."
     ),
     "stripe_event_not_found": Kind(
         404, "No such event was received", "If Stripe has it, a reconciliation brings it here."

@@ -14,6 +14,7 @@ from gateway.problems import problem
 from gateway.settings import GatewaySettings
 
 WEBHOOK_PATH = "/api/webhooks/stripe"
+DOWNLOADS_PATH = "/api/downloads/"
 DEADLINE_SECONDS = 8.0
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_WEBHOOK_BYTES = 512 * 1024
@@ -22,6 +23,8 @@ _MAX_WAIT_SECONDS = 1.0
 # Stripe waits longer than a customer, and a burst of its events is worth a queue.
 _WEBHOOK_DEADLINE_SECONDS = 15.0
 _MAX_WEBHOOK_WAIT_SECONDS = 9.0
+# What a large file over a thin line may take.
+DOWNLOAD_SECONDS = 600.0
 
 
 class Lane:
@@ -74,6 +77,13 @@ class Gate:
             deadline_seconds=_WEBHOOK_DEADLINE_SECONDS,
         )
 
+        self._downloads = Lane(
+            running=settings.max_running_downloads,
+            waiting=0,
+            patience_seconds=0,
+            deadline_seconds=DOWNLOAD_SECONDS,
+        )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
@@ -84,9 +94,12 @@ class Gate:
             receive = _limited(scope, receive, _MAX_WEBHOOK_BYTES if is_webhook else _MAX_BODY_BYTES)
         if not path.startswith("/api/"):
             return await self._app(scope, receive, answer.send)
-        return await self._within_bounds(
-            scope, receive, answer, self._webhooks if is_webhook else self._customers
-        )
+        return await self._within_bounds(scope, receive, answer, self._lane_of(path))
+
+    def _lane_of(self, path: str) -> Lane:
+        if path.startswith(DOWNLOADS_PATH):
+            return self._downloads
+        return self._webhooks if path == WEBHOOK_PATH else self._customers
 
     async def _within_bounds(self, scope: Scope, receive: Receive, answer: "_Answer", lane: Lane) -> None:
         try:

@@ -11,6 +11,8 @@ from pydantic.alias_generators import to_camel
 UUID_PATTERN = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 # Stripe's own; 255 characters at most.
 EVENT_ID_PATTERN = "^evt_[0-9A-Za-z_]{1,251}$"
+# What is sealed in base64url.
+LINK_PATTERN = "^[0-9A-Za-z_-]{1,512}$"
 INT64_MAX = 2**63 - 1
 
 UuidText = Annotated[str, Field(pattern=UUID_PATTERN, json_schema_extra={"format": "uuid"})]

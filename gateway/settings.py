@@ -34,6 +34,8 @@ class GatewaySettings(ProcessSettings):
     # for each request (measured: 2.3 ms of CPU a webhook with 8, 3.8 ms with 64).
     max_running_webhooks: int = Field(default=8, ge=1)
     max_waiting_webhooks: int = Field(default=1_000, ge=0)
+    # Files take as long as customers' lines: a lane of their own, without a queue.
+    max_running_downloads: int = Field(default=32, ge=1)
     # Between "not ready" and closing the port, so that a load balancer notices in time.
     drain_delay_seconds: float = Field(default=0.0, ge=0)
 

@@ -50,6 +50,19 @@ class Outsider:
             answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
 
+    def stream(self, service: str, name: str, **request: Any) -> list[dict[str, Any]]:
+        """All messages of a streaming call."""
+        descriptor: ServiceDescriptor = self._pool.FindServiceByName(service)
+        method = descriptor.FindMethodByName(name)
+        call: Any = self._channel.unary_stream(
+            f"/{service}/{name}",
+            request_serializer=lambda given: given.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        self.called.add(f"{service}/{name}")
+        answers = call(ParseDict(request, GetMessageClass(method.input_type)()), timeout=10)
+        return [MessageToDict(answer, preserving_proto_field_name=True) for answer in answers]
+
     def close(self) -> None:
         self._channel.close()
 
@@ -109,6 +122,25 @@ def _shop(orders: Outsider, user: str) -> None:
         "cancelled_by_customer",
     )
     assert len(orders.call(service, "ListOrders", user_id=user)["items"]) == 1
+    _download(orders, service, mine)
+
+
+def _download(orders: Outsider, service: str, mine: dict[str, str]) -> None:
+    """An order that nobody paid gives nothing."""
+    assert orders.call(service, "ListDownloads", **mine)["items"] == []
+    with pytest.raises(grpc.RpcError) as nothing:
+        orders.call(service, "ReissueDownload", **mine, product_id=PRODUCT, idempotency_key="k")
+    assert nothing.value.code() is grpc.StatusCode.NOT_FOUND
+    link = {"user_id": mine["user_id"], "token": "none", "download_id": str(uuid4())}
+    with pytest.raises(grpc.RpcError) as unknown:
+        orders.stream(service, "Download", **link)
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    shipment = {"carrier": "Post", "tracking_number": "1", "actor": "x", "reason": "x"}
+    with pytest.raises(grpc.RpcError) as unpaid:
+        orders.call(
+            "aishop.orders.v1.OrdersOperatorService", "ShipOrder", order_id=mine["order_id"], **shipment
+        )
+    assert unpaid.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def _stock(orders: Outsider) -> None:

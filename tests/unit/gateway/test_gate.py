@@ -63,6 +63,31 @@ async def test_beyond_those_that_run_and_those_that_wait_the_rest_hears_503_at_o
     assert [(await answer).status_code for answer in [*answers, *others]] == [200] * 7
 
 
+async def test_files_on_their_way_keep_nobody_else_waiting(
+    settings_with: Callable[..., GatewaySettings],
+) -> None:
+    door = Door()
+    bounds = settings_with(max_running_requests=1, max_waiting_requests=0, max_running_downloads=2)
+    async with client_of(Gate(door, bounds)) as http, asyncio.TaskGroup() as group:
+        files = [group.create_task(http.get(f"/api/downloads/{number}")) for number in range(2)]
+        await door.holds(2)
+        refused = await http.get("/api/downloads/3")
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        others = group.create_task(http.get("/api/cart"))
+        await door.holds(3)
+        door.opened.set()
+    assert [(await answer).status_code for answer in [*files, others]] == [200] * 3
+
+
+async def test_a_file_may_take_longer_than_a_request(settings: GatewaySettings) -> None:
+    door = Door()
+    async with client_of(Gate(door, settings, deadline_seconds=0.05)) as http, asyncio.TaskGroup() as group:
+        file = group.create_task(http.get("/api/downloads/x"))
+        assert (await http.get("/api/cart")).json()["code"] == "outcome_unknown"
+        door.opened.set()
+    assert (await file).status_code == 200
+
+
 async def test_whoever_waited_in_vain_is_refused_and_leaves_no_trace() -> None:
     lane = Lane(running=1, waiting=1, patience_seconds=0.01, deadline_seconds=1)
     assert await lane.enter()

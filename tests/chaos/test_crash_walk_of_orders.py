@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ephemeral import RunningStack, running_stack
-from tests.chaos.walking import Flow, cancelled_order, card_order, points_order, refused_order, walk
+from tests.chaos.walking import Flow, cancelled_order, card_order, download, points_order, refused_order, walk
 
 PLACING = ("orders.place.writing", "orders.place.committed")
 POINTS_ORDER = (
@@ -20,6 +20,7 @@ POINTS_ORDER = (
     "relay.acknowledged",
     "mail.sent",
 )
+DOWNLOAD = ("orders.download.opened", "orders.download.writing", "orders.download.counted", "mail.claimed")
 REFUSED_ORDER = ("orders.end.writing", "saga.reserve_points.refused")
 CARD_ORDER = (
     *PLACING,
@@ -49,6 +50,7 @@ def stack() -> Iterator[RunningStack]:
     ("points", "flow"),
     [
         pytest.param(POINTS_ORDER, points_order, id="points-order"),
+        pytest.param(DOWNLOAD, download, id="download"),
         pytest.param(REFUSED_ORDER, refused_order, id="refused-order"),
         pytest.param(CARD_ORDER, card_order, id="card-order"),
         pytest.param(CANCELLED_ORDER, cancelled_order, id="cancelled-order"),

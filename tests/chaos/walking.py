@@ -56,6 +56,19 @@ async def points_order(customer: Customer, product_id: str, seconds: float) -> N
     assert (await settled(customer, order["orderId"], seconds=seconds))["status"] == "completed"
 
 
+async def download(customer: Customer, product_id: str, seconds: float) -> None:
+    """One picture, fetched until it arrives."""
+    order = await _place(customer, "points", product_id, quantity=1)
+    await settled(customer, order["orderId"], seconds=seconds)
+    path = f"/api/orders/{order['orderId']}/downloads"
+    [picture] = (await _until(customer, path, lambda page: bool(page["items"]), seconds))["items"]
+    file = await insist(customer, "GET", picture["url"])
+    assert (file.status_code, file.headers["Content-Type"]) == (200, "image/png")
+    [after] = (await see(customer, path))["items"]
+    # The gateway's own repetition of a call is counted once; the customer's is another download.
+    assert picture["downloadsLeft"] - after["downloadsLeft"] in (1, 2)
+
+
 async def refused_order(customer: Customer, product_id: str, seconds: float) -> None:
     body = {"paymentMethod": "points", "items": [{"productId": product_id, "quantity": 900}]}
     answer = await insist(customer, "POST", "/api/checkout", body)

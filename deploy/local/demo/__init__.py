@@ -1,4 +1,5 @@
 """`aishop demo`: both purchases, end to end, on a stack of its own; each step with what it changed where.
+Each image is downloaded; at the end the mailbox is read.
 
 Nothing here knows more than a frontend does: REST, the hosted payment page and the mailbox. The changes are
 read from the databases before and after each step, once everything that the step started has ended.
@@ -84,10 +85,11 @@ class Demonstration:
         products = [item for item in self._shopper.get("/api/products")["items"] if item["pricePoints"]]
         image = min(products, key=lambda item: item["pricePoints"])
         items = [{"productId": image["id"], "quantity": 1}]
-        self._step(
+        order = self._step(
             f"spend {image['pricePoints']} points on “{image['title']}”: POST /api/checkout (points)",
             lambda: self._shopper.post("/api/checkout", {"paymentMethod": "points", "items": items}),
         )
+        self._download(order["orderId"])
 
     def _buy_by_card(self) -> None:
         image = self._shopper.get("/api/products")["items"][1]
@@ -101,14 +103,27 @@ class Demonstration:
             "pay on Stripe's page: signed webhook → payments → NATS → orders",
             lambda: self._pay(order["url"], lambda: self._shopper.get(path)["status"] == "completed"),
         )
+        self._download(order["orderId"])
+
+    def _download(self, order_id: str) -> None:
+        [image] = self._shopper.get(f"/api/orders/{order_id}/downloads")["items"]
+
+        def take() -> Mapping[str, Any]:
+            media_type, content = self._shopper.download(image["url"])
+            return {"type": media_type, "bytes": len(content)}
+
+        self._step(f"download “{image['title']}”: GET /api/downloads/…", take)
 
     def _read_mail(self) -> None:
         url = f"{self._stack.mailbox_url}/api/messages"
         mails = httpx.get(url, params={"to": self._shopper.email}).json()["items"]
-        self._console.print(f"[bold]receipts at {self._shopper.email}[/]")
+        self._console.print(f"[bold]mails at {self._shopper.email}[/]")
         for mail in mails:
             self._console.print(f"  {escape(mail['subject'])}")
-        assert len(mails) == 2, f"two orders, {len(mails)} receipts"
+        assert len(mails) == 4, f"two orders, {len(mails)} mails instead of a receipt and a fulfilment each"
+        [ready, *_] = [mail for mail in mails if ".downloads@" in mail["messageId"]]
+        self._console.print("\n[bold]what the fulfilment says[/]")
+        self._console.print("\n".join(f"  {line}" for line in escape(ready["text"]).splitlines()))
         profile = self._profile()
         self._console.print(f"\n[bold]the profile at the end[/]\n  {profile}\n")
 

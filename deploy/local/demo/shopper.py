@@ -33,6 +33,13 @@ class Shopper:
     def post(self, path: str, body: Any) -> Any:
         return _body(self._http.post(path, json=body, headers={"Idempotency-Key": str(uuid4())}))
 
+    def download(self, url: str) -> tuple[str, bytes]:
+        """A file's type and bytes, wherever the shop keeps it."""
+        answer = self._http.get(url, follow_redirects=True)
+        if not answer.is_success:
+            raise RuntimeError(f"{url}: {answer.text}")
+        return answer.headers["Content-Type"], answer.content
+
     def pay(self, url: str) -> int:
         """Presses "pay" on the hosted page; returns the status of the answer (303 to the shop)."""
         return self._browser.post(url, data={"action": "pay"}).status_code

@@ -22,6 +22,7 @@ from services.orders import events
 from services.orders.api.catalog import CatalogService
 from services.orders.api.catalog_operator import CatalogOperatorService
 from services.orders.catalog_cache import CatalogCache
+from services.orders.fulfilment import Terms
 from tests.integration.orders.shop import query
 from tests.support.servers import Servers
 
@@ -180,9 +181,10 @@ async def test_the_event_shows_a_change_of_whoever_did_not_live_to_tell(
     relay = Relay(
         database_url=SecretStr(migrated.url("orders", "worker")), bus=bus, source="orders", poll_seconds=0.02
     )
+    terms = Terms(grant_days=30, downloads=5, reissues=3, link_seconds=900)
     subscription = next(
         each
-        for each in events.subscriptions(forget_catalogue=catalog.cache.note_catalogue)
+        for each in events.subscriptions(terms, forget_catalogue=catalog.cache.note_catalogue)
         if each.durable == "orders__product"
     )
     consumer = Consumer(

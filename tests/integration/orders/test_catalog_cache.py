@@ -37,7 +37,7 @@ class Catalog:
     def __init__(self, database: Database, cache: CatalogCache, server: Valkey, admin_url: str) -> None:
         self.cache = cache
         self.server = server
-        self._admin_url = admin_url
+        self.admin_url = admin_url
         self._customers = CatalogService(database, cache)
         self._operators = CatalogOperatorService(database, cache, publish=lambda: None)
 
@@ -55,7 +55,7 @@ class Catalog:
     async def behind_its_back(self, product_id: str, price_cents: int) -> None:
         """A change that tells nobody."""
         statement = "UPDATE products SET price_cents = %s WHERE id = %s"
-        await query(self._admin_url, statement, price_cents, product_id)
+        await query(self.admin_url, statement, price_cents, product_id)
 
     async def product(self, product_id: str) -> pb.Product:
         return (await self._customers.GetProduct(pb.GetProductRequest(product_id=product_id), None)).product
@@ -141,7 +141,7 @@ async def test_stock_that_was_moved_shows_alone_and_on_every_page(catalog: Catal
 
     assert await available() == 10
     await query(
-        catalog._admin_url,
+        catalog.admin_url,
         "UPDATE product_inventory SET reserved_quantity = 4 WHERE product_id = %s",
         product_id,
     )
@@ -158,9 +158,13 @@ async def test_a_retired_product_leaves_the_pages_and_stays_to_be_read(catalog: 
     title = f"Retired {uuid4()}"
     product_id = await catalog.create(title=title)
     assert len(await catalog.found(title)) == 1
-    await catalog.change(product_id, active=False)
+    # Committed, and nothing deleted yet; then its stock was moved.
+    await query(catalog.admin_url, "UPDATE products SET active = false WHERE id = %s", product_id)
+    await catalog.cache.forget_products([UUID(product_id)])
     assert await catalog.found(title) == []
     assert not (await catalog.product(product_id)).active
+    await catalog.change(product_id, active=True)
+    assert len(await catalog.found(title)) == 1
 
 
 # --- how soon it shows what changed -----------------------------------------------------------------

@@ -15,6 +15,7 @@ import httpx
 import jwt
 import psycopg
 import pytest
+import valkey
 
 from deploy.local import ports
 from deploy.local.ephemeral import RunningStack, is_gone, running_stack, wait_until
@@ -75,6 +76,25 @@ def test_no_login_owns_more_than_its_service(servers: Servers) -> None:
         ).fetchall()
     assert len(roles) == 9
     assert not any(mighty for _, mighty in roles)
+
+
+# --- the cache --------------------------------------------------------------------------------------
+
+
+def test_valkey_asks_for_its_password_is_bounded_and_writes_nothing_down(servers: Servers) -> None:
+    address = servers.valkey_url.rpartition("@")[2]
+    with valkey.Valkey.from_url(f"valkey://{address}") as stranger, pytest.raises(valkey.AuthenticationError):
+        stranger.ping()
+    with valkey.Valkey.from_url(servers.valkey_url) as ours:
+        settings = {
+            "maxmemory": "67108864",
+            "maxmemory-policy": "allkeys-lru",
+            "save": "",
+            "appendonly": "no",
+        }
+        assert {name: ours.config_get(name)[name] for name in settings} == settings
+        assert ours.config_get("bind") == {"bind": ports.HOST}
+    assert stat.S_IMODE((servers.stack.data / "valkey.conf").stat().st_mode) == 0o600
 
 
 # --- up and down ------------------------------------------------------------------------------------

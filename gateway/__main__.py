@@ -14,7 +14,7 @@ from services.chassis.signals import run_until_signal
 
 # Longer than the idle time of common load balancers, or they reuse a connection as it closes.
 _KEEP_ALIVE_SECONDS = 75
-# Longer than any request may take; an endless stream must not keep us from stopping.
+# Longer than any request may take; streams end at once.
 _STOP_SECONDS = int(DEADLINE_SECONDS) + 1
 
 
@@ -31,6 +31,7 @@ async def run(settings: GatewaySettings) -> None:
             await run_until_signal()
             api.state.is_draining = True
             await asyncio.sleep(settings.drain_delay_seconds)
+            api.state.closing.set()
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """The ASGI application: routes, error handlers, the gate in front, CORS before all."""
 
+import asyncio
+
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -7,12 +9,14 @@ from starlette.types import ASGIApp
 from gateway import openapi, problems
 from gateway.auth import Authenticator
 from gateway.backends import Backends
-from gateway.gate import Gate
+from gateway.gate import TRACE_HEADER, Gate
 from gateway.routes import (
+    admin_orders,
     admin_payments,
     admin_points,
     admin_products,
     admin_shipments,
+    admin_timeline,
     cart,
     catalog,
     downloads,
@@ -36,8 +40,10 @@ _ROUTERS = (
     catalog.router,
     admin_points.router,
     admin_products.router,
+    admin_orders.router,
     admin_payments.router,
     admin_shipments.router,
+    admin_timeline.router,
     webhooks.router,
     health.router,
     pages.router,
@@ -68,6 +74,8 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
     api.state.backends = backends
     api.state.authenticator = Authenticator(settings)
     api.state.is_draining = False
+    # Set when we stop: whoever follows something is told to ask another replica.
+    api.state.closing = asyncio.Event()
     problems.install(api)
     for router in _ROUTERS:
         api.include_router(router)
@@ -84,7 +92,21 @@ def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
         gate,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match"],
-        expose_headers=["Content-Disposition", "ETag", "Location", "Retry-After", "Idempotency-Key"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "Last-Event-ID",
+            "traceparent",
+        ],
+        expose_headers=[
+            "Content-Disposition",
+            "ETag",
+            "Location",
+            "Retry-After",
+            "Idempotency-Key",
+            TRACE_HEADER,
+        ],
         max_age=600,
     )

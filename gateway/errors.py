@@ -196,6 +196,27 @@ KINDS: dict[str, Kind] = {
         "The payment is disputed",
         "The customer's bank decides about the money: wait for the end of the dispute.",
     ),
+    "not_refundable": Kind(
+        409, "The order cannot be refunded", "Only what was paid is given back; `currentStatus` tells more."
+    ),
+    "refund_exceeds_order": Kind(
+        409,
+        "More than is left of the order",
+        "`refundable` is what is left, `requested` was asked for: name fewer pieces.",
+    ),
+    "order_disputed": Kind(
+        409, "The order's payment is disputed", "The customer's bank decides about the money: wait for it."
+    ),
+    "not_in_order": Kind(
+        422, "The order has no line of this product", "Read GET /api/admin/orders/{orderId}: its `items`."
+    ),
+    "saga_not_found": Kind(
+        404, "The order has no such saga", "Read GET /api/admin/orders/{orderId}: its `sagas`."
+    ),
+    "saga_ended": Kind(409, "The saga has ended", "`currentStatus` tells how: there is nothing left to do."),
+    "saga_past_pivot": Kind(
+        409, "The saga can only go forward", "Past `step` nothing is undone: retry it, or refund its order."
+    ),
     "reconciliation_not_found": Kind(
         404, "There is no such reconciliation", "Start one with POST /api/admin/reconciliations."
     ),

@@ -1,20 +1,25 @@
-"""In front of every route, as plain ASGI: how many requests at once, how long, how large, and two headers.
+"""In front of every route, as plain ASGI: how many requests at once, how long, how large, in which trace, and
+the headers of every answer.
 
 Overload is refused early: a lane runs so many requests, lets a few more wait for a moment, and answers the
 rest 503 at once, so that a slow service never fills the gateway with requests nobody waits for any more.
 """
 
 import asyncio
+import re
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.following import FOLLOW_SECONDS
 from gateway.problems import problem
 from gateway.settings import GatewaySettings
+from services.chassis import tracing
 
 WEBHOOK_PATH = "/api/webhooks/stripe"
 DOWNLOADS_PATH = "/api/downloads/"
+_STREAM_PATH = re.compile("/api/(?:orders|checkouts)/[^/]+/events")
 DEADLINE_SECONDS = 8.0
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_WEBHOOK_BYTES = 512 * 1024
@@ -25,6 +30,7 @@ _WEBHOOK_DEADLINE_SECONDS = 15.0
 _MAX_WEBHOOK_WAIT_SECONDS = 9.0
 # What a large file over a thin line may take.
 DOWNLOAD_SECONDS = 600.0
+TRACE_HEADER = "X-Trace-Id"
 
 
 class Lane:
@@ -76,6 +82,10 @@ class Gate:
             patience_seconds=_MAX_WEBHOOK_WAIT_SECONDS,
             deadline_seconds=_WEBHOOK_DEADLINE_SECONDS,
         )
+        # For whoever follows something: no place is worth waiting for, it is kept for minutes.
+        self._streams = Lane(
+            running=settings.max_streams, waiting=0, patience_seconds=0, deadline_seconds=FOLLOW_SECONDS
+        )
 
         self._downloads = Lane(
             running=settings.max_running_downloads,
@@ -87,6 +97,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        # The server gives each request a task of its own.
+        tracing.adopt(_traceparent(scope))
         answer = _Answer(send)
         path = scope["path"]
         is_webhook = path == WEBHOOK_PATH
@@ -97,9 +109,11 @@ class Gate:
         return await self._within_bounds(scope, receive, answer, self._lane_of(path))
 
     def _lane_of(self, path: str) -> Lane:
+        if path == WEBHOOK_PATH:
+            return self._webhooks
         if path.startswith(DOWNLOADS_PATH):
             return self._downloads
-        return self._webhooks if path == WEBHOOK_PATH else self._customers
+        return self._streams if _STREAM_PATH.fullmatch(path) else self._customers
 
     async def _within_bounds(self, scope: Scope, receive: Receive, answer: "_Answer", lane: Lane) -> None:
         try:
@@ -129,6 +143,7 @@ class _Answer:
             headers = MutableHeaders(raw=message["headers"])
             headers.append("X-Content-Type-Options", "nosniff")
             headers.setdefault("Cache-Control", "no-store")
+            headers.append(TRACE_HEADER, tracing.trace_id() or "")
             message["headers"] = headers.raw
         await self._send(message)
 
@@ -152,6 +167,10 @@ def _limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
         return message
 
     return limited
+
+
+def _traceparent(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
 
 
 def _declared_bytes(scope: Scope) -> int:

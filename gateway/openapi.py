@@ -28,6 +28,7 @@ _PROBLEM = {
         "status": {"type": "integer"},
         "code": {"type": "string"},
         "detail": {"type": "string"},
+        "traceId": {"type": "string", "description": "To ask the shop with; in its logs, too."},
         "errors": {
             "type": "array",
             "items": {

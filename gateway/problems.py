@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from gateway.errors import KINDS, Kind
-from services.chassis import logs
+from services.chassis import logs, tracing
 from services.chassis.errors import (
     Conflict,
     DomainError,
@@ -45,7 +45,7 @@ _CODE_BY_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "code"})
+_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "code", "traceId"})
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -73,6 +73,8 @@ def problem(
     body = {"type": f"/docs/errors#{code}", "title": kind.title, "status": kind.status, "code": code}
     if detail:
         body["detail"] = detail
+    if trace_id := tracing.trace_id():
+        body["traceId"] = trace_id
     sent = dict(headers or {})
     if kind.retry_after_seconds is not None:
         sent["Retry-After"] = str(kind.retry_after_seconds)

@@ -15,13 +15,17 @@ from starlette.responses import Response
 from gateway.auth import Authenticator, Customer
 from gateway.backends import Backends
 from gateway.problems import ProblemError
-from gateway.schemas import EVENT_ID_PATTERN, LINK_PATTERN, UUID_PATTERN
+from gateway.schemas import EVENT_ID_PATTERN, LINK_PATTERN, SAGA_PATTERN, UUID_PATTERN
 
 BEARER = "bearer"
 _CUSTOMER_IN_SCOPE = "aishop.customer"
 _UUID = re.compile(UUID_PATTERN)
-# Ids that Stripe gave, and links that orders sealed.
-_PATTERNS = {"eventId": re.compile(EVENT_ID_PATTERN), "token": re.compile(LINK_PATTERN)}
+# What is no UUID: ids that Stripe gave, links that orders sealed, and names.
+_PATTERNS = {
+    "eventId": re.compile(EVENT_ID_PATTERN),
+    "token": re.compile(LINK_PATTERN),
+    "saga": re.compile(SAGA_PATTERN),
+}
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 # The path's parameter, and what is not found when it cannot be an id.
 _NOT_FOUND = {
@@ -33,6 +37,7 @@ _NOT_FOUND = {
     "eventId": "stripe_event_not_found",
     "quarantineId": "quarantine_not_found",
     "reconciliationId": "reconciliation_not_found",
+    "saga": "saga_not_found",
 }
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

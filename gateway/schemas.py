@@ -26,6 +26,9 @@ Amount = Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)]
 ProductId = Annotated[str, Path(alias="productId", json_schema_extra={"format": "uuid"})]
 OrderId = Annotated[str, Path(alias="orderId", json_schema_extra={"format": "uuid"})]
 SubscriptionId = Annotated[str, Path(alias="subscriptionId", json_schema_extra={"format": "uuid"})]
+# A saga's name without its version.
+SAGA_PATTERN = "^[a-z][a-z_]{0,98}[a-z]$"
+SagaName = Annotated[str, Path(alias="saga", description="Its name without the version.")]
 EventId = Annotated[str, Path(alias="eventId")]
 QuarantineId = Annotated[str, Path(alias="quarantineId", json_schema_extra={"format": "uuid"})]
 ReconciliationId = Annotated[str, Path(alias="reconciliationId", json_schema_extra={"format": "uuid"})]

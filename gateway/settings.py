@@ -36,6 +36,8 @@ class GatewaySettings(ProcessSettings):
     max_waiting_webhooks: int = Field(default=1_000, ge=0)
     # Files take as long as customers' lines: a lane of their own, without a queue.
     max_running_downloads: int = Field(default=32, ge=1)
+    # Those who follow an order or a checkout cost little while there is no news.
+    max_streams: int = Field(default=1_000, ge=1)
     # Between "not ready" and closing the port, so that a load balancer notices in time.
     drain_delay_seconds: float = Field(default=0.0, ge=0)
 

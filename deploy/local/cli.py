@@ -22,7 +22,7 @@ from rich.table import Table
 from deploy.local import ports
 from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
 from deploy.local.logfiles import log_tail
-from deploy.local.operator import adjust, events, quarantine, reconcile, replay
+from deploy.local.operator import adjust, events, quarantine, reconcile, refund, replay, sagas, timeline
 from deploy.local.operator.client import GatewayError
 from deploy.local.stackfile import StackFile
 
@@ -193,6 +193,9 @@ app.add_typer(events.app, name="events")
 app.command()(replay.replay)
 app.add_typer(quarantine.app, name="quarantine")
 app.command()(adjust.adjust)
+app.command()(refund.refund)
+app.add_typer(sagas.app, name="sagas")
+app.command()(timeline.timeline)
 
 
 def _stack_file(path: Path) -> StackFile | None:

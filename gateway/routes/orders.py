@@ -1,22 +1,26 @@
 """Buying images, and what became of it."""
 
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from gateway import idempotency
 from gateway.backends import ORDERS_SECONDS
+from gateway.following import FOLLOW_SECONDS, After, Kind, LastEventId, events_of, last_seen
 from gateway.openapi import BODY, KEYED, PAGED, customer_problems
 from gateway.routing import CustomerRoute, backends_of, customer_of
 from gateway.schemas import ApiModel, Cursor, Limit, Line, OrderId, as_time
 from protos.orders.v1 import orders_pb2
-from services.chassis.grpc_client import call
+from services.chassis.grpc_client import call, open_stream
 
 router = APIRouter(route_class=CustomerRoute, tags=["orders"])
 
 PaymentMethod = Literal["points", "stripe"]
+Dispute = Literal["none", "open", "won", "lost"]
 OrderStatus = Literal["pending", "processing", "completed", "failed", "cancelled", "refunded"]
 
 METHODS: dict[PaymentMethod, orders_pb2.PaymentMethod.ValueType] = {
@@ -31,6 +35,7 @@ STATUSES: dict[int, OrderStatus] = {
     orders_pb2.ORDER_STATUS_CANCELLED: "cancelled",
     orders_pb2.ORDER_STATUS_REFUNDED: "refunded",
 }
+DISPUTES: dict[str, Dispute] = {"none": "none", "open": "open", "won": "won", "lost": "lost"}
 _METHOD_NAMES: dict[int, PaymentMethod] = {number: name for name, number in METHODS.items()}
 # How soon to look again at an order whose session is still being opened.
 _LOOK_AGAIN_SECONDS = "1"
@@ -53,17 +58,22 @@ class Placed(ApiModel):
 
 
 class OrderItem(ApiModel):
-    """Title and prices of one piece, as they were when the order was placed."""
+    """Title and prices of one piece, as they were when the order was placed; what refunds took of the line,
+    those under way included."""
 
     product_id: str
     title: str
     price_cents: int
     price_points: int
     quantity: int
+    refunded_quantity: int
+    refunded_cents: int
+    refunded_points: int
 
 
 class Order(ApiModel):
-    """A points order has `totalCents` 0, a card order `totalPoints` 0."""
+    """A points order has `totalCents` 0, a card order `totalPoints` 0. `refundedCents` and `refundedPoints`
+    went back by now; `dispute` is what the customer's bank was asked to decide."""
 
     id: str
     status: OrderStatus
@@ -77,6 +87,10 @@ class Order(ApiModel):
     url: str | None
     created_at: datetime
     fulfilled_at: datetime | None
+    refunded_cents: int
+    refunded_points: int
+    dispute: Dispute
+    tracking_info: dict[str, str] | None
 
 
 class OrderPage(ApiModel):
@@ -146,7 +160,7 @@ async def list_orders(request: Request, limit: Limit = 20, cursor: Cursor = "") 
         timeout_seconds=ORDERS_SECONDS,
     )
     return OrderPage(
-        items=[_as_order(order) for order in answer.items], next_cursor=answer.next_cursor or None
+        items=[as_order(order) for order in answer.items], next_cursor=answer.next_cursor or None
     )
 
 
@@ -158,7 +172,7 @@ async def get_order(request: Request, order_id: OrderId) -> Order:
         orders_pb2.GetOrderRequest(user_id=customer_of(request).user_id, order_id=order_id),
         timeout_seconds=ORDERS_SECONDS,
     )
-    return _as_order(answer.order)
+    return as_order(answer.order)
 
 
 @router.post(
@@ -173,10 +187,40 @@ async def cancel_order(request: Request, order_id: OrderId) -> Order:
         orders_pb2.CancelOrderRequest(user_id=customer_of(request).user_id, order_id=order_id),
         timeout_seconds=ORDERS_SECONDS,
     )
-    return _as_order(answer.order)
+    return as_order(answer.order)
 
 
-def _as_order(order: orders_pb2.Order) -> Order:
+async def _watch(
+    request: Request, order_id: OrderId, after: After = 0, last_event_id: LastEventId = ""
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """Begins before the answer does: whose order it is not hears a problem."""
+    wanted = orders_pb2.WatchOrderRequest(
+        user_id=customer_of(request).user_id,
+        order_id=order_id,
+        after_version=last_seen(last_event_id, after),
+    )
+    async with open_stream(
+        backends_of(request).orders.WatchOrder, wanted, timeout_seconds=FOLLOW_SECONDS
+    ) as messages:
+        yield messages
+
+
+@router.get(
+    "/api/orders/{orderId}/events",
+    operation_id="followOrder",
+    response_class=EventSourceResponse,
+    responses=customer_problems("order_not_found", "invalid_request"),
+)
+async def follow_order(
+    request: Request, messages: Annotated[AsyncIterator[Any], Depends(_watch)]
+) -> AsyncIterator[ServerSentEvent]:
+    """The order at once and after each change (`order`, as GET /api/orders/{orderId} answers), until neither
+    a payment nor a refund is under way (`end`)."""
+    async for event in events_of(_FOLLOWED, messages, closing=request.app.state.closing):
+        yield event
+
+
+def as_order(order: orders_pb2.Order) -> Order:
     return Order(
         id=order.id,
         status=STATUSES[order.status],
@@ -190,6 +234,10 @@ def _as_order(order: orders_pb2.Order) -> Order:
         url=order.url or None,
         created_at=as_time(order.created_at),
         fulfilled_at=as_time(order.fulfilled_at) if order.HasField("fulfilled_at") else None,
+        refunded_cents=order.refunded_cents,
+        refunded_points=order.refunded_points,
+        dispute=DISPUTES[order.dispute],
+        tracking_info=dict(order.tracking_info) or None,
     )
 
 
@@ -200,4 +248,10 @@ def _as_item(item: orders_pb2.OrderItem) -> OrderItem:
         price_cents=item.price_cents,
         price_points=item.price_points,
         quantity=item.quantity,
+        refunded_quantity=item.refunded_quantity,
+        refunded_cents=item.refunded_cents,
+        refunded_points=item.refunded_points,
     )
+
+
+_FOLLOWED = Kind("order", as_order)

@@ -1,19 +1,22 @@
 """Points: what they cost, buying them, and the customer's balance and ledger."""
 
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from gateway import idempotency
 from gateway.backends import PAYMENTS_SECONDS, WALLET_SECONDS
+from gateway.following import FOLLOW_SECONDS, After, Kind, LastEventId, events_of, last_seen
 from gateway.openapi import BODY, KEYED, PAGED, customer_problems, public_problems
 from gateway.routing import CustomerRoute, PublicRoute, backends_of, customer_of
 from gateway.schemas import ApiModel, Believed, CheckoutId, Cursor, Limit, as_time
 from protos.payments.v1 import payments_pb2
 from protos.wallet.v1 import wallet_pb2
-from services.chassis.grpc_client import call
+from services.chassis.grpc_client import call, open_stream
 
 router = APIRouter(route_class=CustomerRoute, tags=["points"])
 public_router = APIRouter(route_class=PublicRoute, tags=["points"])
@@ -187,6 +190,36 @@ async def get_checkout(request: Request, checkout_id: CheckoutId) -> CheckoutSta
     return _as_checkout(answer.checkout)
 
 
+async def _watch(
+    request: Request, checkout_id: CheckoutId, after: After = 0, last_event_id: LastEventId = ""
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """Begins before the answer does: whose checkout it is not hears a problem."""
+    wanted = payments_pb2.WatchCheckoutRequest(
+        user_id=customer_of(request).user_id,
+        checkout_id=checkout_id,
+        after_version=last_seen(last_event_id, after),
+    )
+    async with open_stream(
+        backends_of(request).payments.WatchCheckout, wanted, timeout_seconds=FOLLOW_SECONDS
+    ) as messages:
+        yield messages
+
+
+@router.get(
+    "/api/checkouts/{checkoutId}/events",
+    operation_id="followCheckout",
+    response_class=EventSourceResponse,
+    responses=customer_problems("checkout_not_found", "invalid_request"),
+)
+async def follow_checkout(
+    request: Request, messages: Annotated[AsyncIterator[Any], Depends(_watch)]
+) -> AsyncIterator[ServerSentEvent]:
+    """The checkout at once and after each change (`checkout`, as GET /api/checkouts/{checkoutId} answers),
+    until it was paid or cannot be paid any more (`end`)."""
+    async for event in events_of(_FOLLOWED, messages, closing=request.app.state.closing):
+        yield event
+
+
 @router.get("/api/profile", operation_id="getProfile", responses=customer_problems())
 async def get_profile(request: Request) -> Profile:
     """The customer's points; zeros for one never seen."""
@@ -248,6 +281,9 @@ def _as_checkout(checkout: payments_pb2.Checkout) -> CheckoutState:
         expires_at=as_time(checkout.expires_at) if checkout.HasField("expires_at") else None,
         created_at=as_time(checkout.created_at),
     )
+
+
+_FOLLOWED = Kind("checkout", _as_checkout)
 
 
 def as_transaction(entry: wallet_pb2.Transaction) -> Transaction:

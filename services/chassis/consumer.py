@@ -21,7 +21,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import failpoints, inbox, logs
+from services.chassis import failpoints, inbox, logs, tracing
 from services.chassis.bus import Bus
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
@@ -124,7 +124,8 @@ class Consumer:
                 group.create_task(one(message))
 
     async def _settle(self, message: Msg) -> None:
-        """Handles one message and tells the broker what became of it."""
+        """Handles one message, in its own trace, and tells the broker what became of it."""
+        tracing.adopt((message.headers or {}).get(tracing.HEADER))
         try:
             await self._handle(message)
         except (DecodeError, ValueError) as error:

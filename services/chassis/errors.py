@@ -49,6 +49,12 @@ class Unavailable(DomainError):
     category = "unavailable"
 
 
+class Overloaded(Unavailable):
+    """Too many ask for the same scarce thing: try again later, not at once."""
+
+    category = "overloaded"
+
+
 class OutcomeUnknown(Unavailable):
     """A call ran out of time or lost its connection: it may or may not have taken effect."""
 

@@ -1,17 +1,20 @@
-"""Calls to another service: a deadline on each, retries of UNAVAILABLE only, domain errors back.
+"""Calls to another service: a deadline and the current trace on each, retries of UNAVAILABLE only, domain
+errors back.
 
 Retrying is the channel's own (gRPC service config) and safe since every command carries its id. A
 deadline that ran out is an OutcomeUnknown, never a failure: whoever called decides what to do with it.
 """
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from services.chassis import tracing
 from services.chassis.errors import (
     Conflict,
     DomainError,
@@ -72,21 +75,45 @@ def channel(target: str) -> grpc.aio.Channel:
 async def call(method: Any, request: Any, *, timeout_seconds: float) -> Any:
     """One unary call; raises the callee's DomainError, Unavailable, or OutcomeUnknown."""
     try:
-        return await method(request, timeout=timeout_seconds)
+        return await method(request, timeout=timeout_seconds, metadata=_metadata())
     except grpc.aio.AioRpcError as error:
         raise as_domain_error(error) from error
+
+
+@asynccontextmanager
+async def open_stream(
+    method: Any, request: Any, *, timeout_seconds: float
+) -> AsyncIterator[AsyncIterator[Any]]:
+    """One call that is answered by many messages, cancelled at the block's end. Opened when the callee has
+    accepted it, before its first message. Raises as `call` does, then and while the messages are read."""
+    running = method(request, timeout=timeout_seconds, metadata=_metadata())
+    try:
+        await running.wait_for_connection()
+        yield _messages(running)
+    except grpc.aio.AioRpcError as error:
+        raise as_domain_error(error) from error
+    finally:
+        running.cancel()
 
 
 async def stream(method: Any, request: Any, *, timeout_seconds: float) -> AsyncGenerator[Any, None]:
     """The messages of one streaming call, which ends with this generator; raises as `call` does."""
-    answer = method(request, timeout=timeout_seconds)
+    async with open_stream(method, request, timeout_seconds=timeout_seconds) as messages:
+        async for message in messages:
+            yield message
+
+
+async def _messages(running: Any) -> AsyncIterator[Any]:
     try:
-        async for message in answer:
+        async for message in running:
             yield message
     except grpc.aio.AioRpcError as error:
         raise as_domain_error(error) from error
-    finally:
-        answer.cancel()
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    traceparent = tracing.current()
+    return ((tracing.HEADER, traceparent),) if traceparent else ()
 
 
 def as_domain_error(error: grpc.aio.AioRpcError) -> DomainError:

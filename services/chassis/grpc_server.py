@@ -1,9 +1,9 @@
 """A gRPC server with health, reflection, one error mapping, and a drain at the end.
 
 Every handler runs as a task of its own that outlives a cancelled call: a short transaction is never
-torn in the middle because a client went away (FAILURES.md, 31). Of a stream this holds for what happens
-before its first message; afterwards it ends with the call. At SIGTERM the server says NOT_SERVING,
-refuses new calls, waits for the running ones, then stops.
+torn in the middle because a client went away (FAILURES.md, 31). Of a stream this holds for each step from one
+message to the next. At SIGTERM the server says NOT_SERVING, refuses new calls, waits for the running ones,
+then stops.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from services.chassis import logs
+from services.chassis import logs, tracing
 from services.chassis.errors import DomainError, Unavailable
 
 log = logs.get(__name__)
@@ -32,6 +32,8 @@ STATUS_CODES = {
     "not_found": grpc.StatusCode.NOT_FOUND,
     "conflict": grpc.StatusCode.ABORTED,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
+    # Which the client does not try again at once.
+    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 ERROR_DOMAIN = "aishop"
 _STATUS_DETAILS = "grpc-status-details-bin"
@@ -55,9 +57,12 @@ StreamMethod = Callable[[Any, Any], AsyncGenerator[Any, None]]
 class GrpcServer:
     """Serves the given servicers on one address until `stop()`."""
 
-    def __init__(self, listen: str) -> None:
+    def __init__(self, listen: str, *, max_streams: int = 0) -> None:
+        """`max_streams` calls that last may run beside those that do not."""
         self._listen = listen
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS)
+        self._server = grpc.aio.server(
+            options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS + max_streams
+        )
         self._health = HealthServicer()
         self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         self._running: set[asyncio.Future[Any]] = set()
@@ -96,42 +101,34 @@ class GrpcServer:
 
     def _guarded(self, method: Method) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            # grpc gives each call a task of its own.
+            tracing.adopt(_traceparent(context))
             task = self._started(method(request, context))
             try:
                 return await asyncio.shield(task)
-            except DomainError as error:
-                await abort(context, error)
-            except (psycopg.OperationalError, DBAPIError, PoolTimeout) as error:
-                await abort(context, _database_error(error))
             except asyncio.CancelledError:
                 task.add_done_callback(_log_late_failure)
                 raise
-            except Exception as error:
-                log.exception("grpc.unexpected_error", method=method.__name__)
-                await context.abort(grpc.StatusCode.INTERNAL, type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - answered, and a defect is logged
+                await _answer(context, error, method.__name__)
 
         return call
 
     def _guarded_stream(self, method: StreamMethod) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            tracing.adopt(_traceparent(context))
             messages = method(request, context)
-            first = self._started(_following(messages))
+            step = self._started(_following(messages))
             try:
-                message = await asyncio.shield(first)
-                while message is not None:
+                while (message := await asyncio.shield(step)) is not None:
                     # Returns when the client has room for more.
                     await context.write(message)
-                    message = await _following(messages)
-            except DomainError as error:
-                await abort(context, error)
-            except (psycopg.OperationalError, DBAPIError, PoolTimeout) as error:
-                await abort(context, _database_error(error))
-            except Exception as error:
-                log.exception("grpc.unexpected_error", method=method.__name__)
-                await context.abort(grpc.StatusCode.INTERNAL, type(error).__name__)
+                    step = self._started(_following(messages))
+            except Exception as error:  # noqa: BLE001 - answered, and a defect is logged
+                await _answer(context, error, method.__name__)
             finally:
-                await asyncio.wait([first])
-                await messages.aclose()
+                # Not waited for: whoever waits for news is told of the call's end only after this.
+                self._started(_wound_up(step, messages))
 
         return call
 
@@ -146,6 +143,29 @@ class GrpcServer:
 async def _following(messages: AsyncGenerator[Any, None]) -> Any:
     """The stream's next message, None at its end."""
     return await anext(messages, None)
+
+
+async def _wound_up(step: "asyncio.Future[Any]", messages: AsyncGenerator[Any, None]) -> None:
+    """The step that still runs comes to its end, then the stream to its own."""
+    if not step.done():
+        step.add_done_callback(_log_late_failure)
+        await asyncio.wait([step])
+    await messages.aclose()
+
+
+def _traceparent(context: "grpc.aio.ServicerContext[Any, Any]") -> str | None:
+    metadata = context.invocation_metadata() or ()
+    return next((str(value) for name, value in metadata if name == tracing.HEADER), None)
+
+
+async def _answer(context: "grpc.aio.ServicerContext[Any, Any]", error: Exception, method: str) -> NoReturn:
+    """What a failed handler answers; nothing inside is told of a defect."""
+    if isinstance(error, DomainError):
+        await abort(context, error)
+    if isinstance(error, (psycopg.OperationalError, DBAPIError, PoolTimeout)):
+        await abort(context, _database_error(error))
+    log.error("grpc.unexpected_error", method=method, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, type(error).__name__)
 
 
 def _log_late_failure(task: "asyncio.Future[Any]") -> None:

@@ -6,6 +6,8 @@ import sys
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from services.chassis import tracing
+
 
 def configure(service: str, level: str) -> None:
     """Sends structlog and the standard library's loggers through one JSON formatter."""
@@ -16,7 +18,7 @@ def configure(service: str, level: str) -> None:
 
     shared: list[structlog.typing.Processor] = [
         add_service,
-        structlog.contextvars.merge_contextvars,
+        tracing.add_trace_id,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -4,12 +4,16 @@ from google.protobuf.message import Message
 from sqlalchemy import column, insert, table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_OUTBOX = table("outbox", column("subject"), column("payload"))
+from services.chassis import tracing
 
-# The same statement for the paths that run on psycopg's connection.
-INSERT_SQL = "INSERT INTO outbox (subject, payload) VALUES (%s, %s)"
+_OUTBOX = table("outbox", column("subject"), column("payload"), column("traceparent"))
 
 
 async def emit(connection: AsyncConnection, *, subject: str, event: Message) -> None:
-    """Stores one event; the caller's commit makes it a fact, `Relay.wake` makes it quick."""
-    await connection.execute(insert(_OUTBOX).values(subject=subject, payload=event.SerializeToString()))
+    """Stores one event of the current trace; the caller's commit makes it a fact, `Relay.wake` makes it
+    quick."""
+    await connection.execute(
+        insert(_OUTBOX).values(
+            subject=subject, payload=event.SerializeToString(), traceparent=tracing.current()
+        )
+    )

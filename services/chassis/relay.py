@@ -20,7 +20,7 @@ from nats.js import JetStreamContext
 from psycopg.rows import class_row
 from pydantic import SecretStr
 
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, tracing
 from services.chassis.bus import Bus
 
 log = logs.get(__name__)
@@ -127,7 +127,7 @@ class Relay:
             "ce-time": row.created_at.isoformat(),
             "content-type": "application/protobuf",
         }
-        return headers | ({"traceparent": row.traceparent} if row.traceparent else {})
+        return headers | ({tracing.HEADER: row.traceparent} if row.traceparent else {})
 
 
 async def _is_leader(connection: _Connection) -> bool:

@@ -1,7 +1,7 @@
 """Composition root: `python -m services.orders [migrate|seed]`."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
+from services.chassis.watching import Watchers
 from services.chassis.workers import background, run_until_signal
 from services.orders import events
 from services.orders.api.cart import CartService
@@ -31,7 +32,7 @@ from services.orders.downloading import Downloads
 from services.orders.fulfilment import Terms
 from services.orders.mails.mailer import Mailer
 from services.orders.points_saga import PointsSagas
-from services.orders.queries.orders import Order
+from services.orders.queries.orders import Order, versions_of
 from services.orders.refund_saga import RefundSaga
 from services.orders.remote import Remote
 from services.orders.saga import Runner
@@ -69,16 +70,26 @@ async def serve(settings: OrdersSettings) -> None:
 
     cache = CatalogCache(settings.valkey_url)
 
-    def wake_publishers() -> None:
+    async def read_versions(order_ids: Collection[UUID]) -> Mapping[UUID, int]:
+        async with database.worker() as connection:
+            return await versions_of(connection, order_ids)
+
+    watchers = Watchers(read_versions, most=settings.max_watchers, longest_seconds=settings.watch_seconds)
+
+    def tell_changes() -> None:
         relay.wake()
+        watchers.wake()
+
+    def wake_publishers() -> None:
+        tell_changes()
         mailer.wake()
 
     def publish_completed(order: Order, confirmed: Confirmed) -> None:
-        relay.wake()
+        tell_changes()
         mailer.hand_over(order, confirmed)
 
     def publish_ended(released: Collection[UUID]) -> None:
-        relay.wake()
+        tell_changes()
         cache.note_products(released)
 
     terms = Terms(
@@ -120,7 +131,8 @@ async def serve(settings: OrdersSettings) -> None:
     ]
     checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds, reserved=cache.note_products)
     downloads = Downloads(database, keyring, AssetStore(settings), terms)
-    server = _server(settings.grpc_listen, database, checkout, downloads, cache)
+    server = GrpcServer(settings.grpc_listen, max_streams=settings.max_watchers)
+    _add_services(server, database, cache, OrdersService(database, checkout, downloads, watchers))
     server.add(
         CatalogOperatorService(database, cache, publish=relay.wake),
         orders_pb2_grpc.add_CatalogOperatorServiceServicer_to_server,
@@ -129,7 +141,7 @@ async def serve(settings: OrdersSettings) -> None:
     server.add(
         OrdersOperatorService(
             database,
-            steps={saga.name: tuple(step.name for step in saga.steps) for saga in sagas},
+            table=sagas,
             wake=runner.wake,
         ),
         orders_pb2_grpc.add_OrdersOperatorServiceServicer_to_server,
@@ -141,22 +153,21 @@ async def serve(settings: OrdersSettings) -> None:
         relay.run(),
         runner.run(),
         mailer.run(),
+        watchers.run(),
         retention.run(),
         cache.run(),
         *(consumer.run() for consumer in consumers),
     ):
         await server.start()
         await run_until_signal()
+        watchers.close()
         await server.stop()
     await remote.close()
     await cache.close()
     await database.dispose()
 
 
-def _server(
-    listen: str, database: Database, checkout: Checkout, downloads: Downloads, cache: CatalogCache
-) -> GrpcServer:
-    server = GrpcServer(listen)
+def _add_services(server: GrpcServer, database: Database, cache: CatalogCache, orders: OrdersService) -> None:
     services = orders_pb2.DESCRIPTOR.services_by_name
     server.add(
         CatalogService(database, cache),
@@ -167,11 +178,10 @@ def _server(
         CartService(database), orders_pb2_grpc.add_CartServiceServicer_to_server, services["CartService"]
     )
     server.add(
-        OrdersService(database, checkout, downloads),
+        orders,
         orders_pb2_grpc.add_OrdersServiceServicer_to_server,
         services["OrdersService"],
     )
-    return server
 
 
 def main() -> None:

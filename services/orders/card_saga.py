@@ -108,6 +108,7 @@ class CardSaga:
                 ),
                 undo=self._undo,
                 end=self._end,
+                before_pivot=(OPEN, AWAIT),
             ),
         )
 

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import failpoints, idempotency, logs
+from services.chassis import failpoints, idempotency, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.errors import Conflict, DomainError, NotFound, Rejected
@@ -148,6 +148,7 @@ class Checkout:
             first_step=first_step,
             lease_token=uuid4(),
             lease_seconds=self._lease_seconds,
+            traceparent=tracing.current(),
         )
 
     async def _place(self, purchase: Purchase, placement: Placement) -> tuple[Placed | None, Placement]:
@@ -172,6 +173,7 @@ class Checkout:
             undo_reason=None,
             attempts=0,
             lease_token=placement.lease_token,
+            traceparent=placement.traceparent,
             order=order,
         )
         handed_over = await self._runner.drive(run)

@@ -310,6 +310,8 @@ saga_runs = Table(
     # Whoever drives the run; every write is guarded by the token.
     Column("lease_token", Uuid),
     Column("lease_until", TIMESTAMP(timezone=True)),
+    # W3C: the trace that whoever drives the run continues.
+    Column("traceparent", Text),
     _time("created_at"),
     _time("updated_at"),
     PrimaryKeyConstraint("order_id", "saga"),
@@ -341,6 +343,7 @@ refunds = Table(
     Column("failure_reason", Text),
     # Version of the newest fact about a refund at Stripe that was applied.
     Column("version", BigInteger, nullable=False, server_default="0"),
+    Column("trace_id", Text),
     _time("created_at"),
     _time("updated_at"),
     _time("finished_at", null=True),

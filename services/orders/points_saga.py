@@ -68,6 +68,7 @@ class PointsSagas:
                 ),
                 undo=self._release,
                 end=self._end,
+                before_pivot=(RESERVE,),
             ),
             Saga(RELEASE_HOLD, steps=(), undo=self._release, end=self._end),
         )
@@ -106,7 +107,7 @@ class PointsSagas:
         return replace(run.at(CAPTURE), order=order)
 
     async def _capture(self, batch: Sequence[Run]) -> None:
-        captured = await self._remote.capture_points([(run.user_id, run.order_id) for run in batch])
+        captured = await self._remote.capture_points(batch)
         failpoints.hit("saga.capture_points.called")
         done = [run for run, took in zip(batch, captured, strict=True) if took]
         async with self._database.worker_statement() as connection:

@@ -6,6 +6,7 @@ from uuid import UUID
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis.grpc_client import call, channel
+from services.orders.commands.runs import Run
 from services.orders.queries.orders import Order
 
 _WALLET_SECONDS = 2.0
@@ -29,14 +30,18 @@ class Remote:
         request = wallet_pb2.ReservePointsRequest(user_id=str(user_id), order_id=str(order_id), points=points)
         await call(self._wallet.ReservePoints, request, timeout_seconds=_WALLET_SECONDS)
 
-    async def capture_points(self, captures: Sequence[tuple[UUID, UUID]]) -> list[bool]:
-        """Captures the holds of up to 100 (user, order) pairs; False where there is none to capture."""
+    async def capture_points(self, runs: Sequence[Run]) -> list[bool]:
+        """Captures the holds of up to 100 orders, each in its own trace; False where there is none to
+        capture."""
         request = wallet_pb2.CapturePointsRequest(
             captures=[
                 wallet_pb2.CapturePointsRequest.Capture(
-                    user_id=str(user_id), order_id=str(order_id), description="Images"
+                    user_id=str(run.user_id),
+                    order_id=str(run.order_id),
+                    description="Images",
+                    traceparent=run.traceparent or "",
                 )
-                for user_id, order_id in captures
+                for run in runs
             ]
         )
         response = await call(self._wallet.CapturePoints, request, timeout_seconds=_WALLET_SECONDS)

@@ -58,6 +58,10 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 }
 
 
+# What the customer waits for is decided; a refund or a late payment is news of another day.
+_DECIDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.REFUNDED})
+
+
 def check_move(current: Status, to: Status) -> None:
     """Raises ILLEGAL_TRANSITION when the table does not know the move."""
     if to not in TRANSITIONS[current]:
@@ -89,6 +93,14 @@ class Line:
     refunded_quantity: int = 0
     refunded_cents: int = 0
     refunded_points: int = 0
+
+
+def is_settled(status: Status, lines: Sequence[Line], *, refunded_cents: int, refunded_points: int) -> bool:
+    """Whether neither a payment nor a refund of an order is under way: its lines bear the refunds that were
+    asked for, the order those that arrived."""
+    asked_cents = sum(line.refunded_cents for line in lines)
+    asked_points = sum(line.refunded_points for line in lines)
+    return status in _DECIDED and asked_cents <= refunded_cents and asked_points <= refunded_points
 
 
 @dataclass(frozen=True, slots=True)

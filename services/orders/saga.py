@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, tracing
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
 from services.chassis.workers import Worker
@@ -70,6 +70,8 @@ class Saga:
     steps: tuple[Step | BatchStep, ...]
     undo: Callable[[Run], Awaitable[bool]] | None
     end: Callable[[Run, str, Mapping[str, str]], Awaitable[None]]
+    # The steps at which an operator may still turn a run around.
+    before_pivot: tuple[str, ...] = ()
 
     def step(self, name: str) -> Step | BatchStep:
         """Raises KeyError for a name that this version of the saga does not know."""
@@ -184,6 +186,7 @@ class Runner:
 
     async def _drive_claimed(self, run: Run) -> None:
         """One failing run must not take its neighbours down: it is resumed when its lease expires."""
+        tracing.adopt(run.traceparent)
         try:
             await self.drive(run)
         except DomainError as error:

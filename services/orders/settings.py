@@ -42,3 +42,6 @@ class OrdersSettings(ServiceSettings, AssetSettings):
     saga_lease_seconds: float = 10.0
     # How long whoever completed an order, or claimed its mail, has to send it.
     mail_lease_seconds: float = 60.0
+    # How many may follow an order at once at this replica, and for how long before they ask again.
+    max_watchers: int = 1000
+    watch_seconds: float = 300.0

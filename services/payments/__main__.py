@@ -3,7 +3,9 @@ sample packages in."""
 
 import asyncio
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from uuid import UUID
 
 import uvloop
 
@@ -17,8 +19,9 @@ from services.chassis.http_server import serving
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
 from services.chassis.settings import SeedSettings
+from services.chassis.watching import Watchers
 from services.chassis.workers import Worker, background, run_until_signal
-from services.payments import closing, events, opening, reconciliation, refunding
+from services.payments import closing, events, opening, queries, reconciliation, refunding
 from services.payments.api.operator import PaymentsOperatorServicer
 from services.payments.api.payments import PaymentsServicer
 from services.payments.closing import Closer
@@ -57,10 +60,21 @@ async def serve(settings: Settings) -> None:
         source="payments",
         poll_seconds=settings.relay_poll_seconds,
     )
+
+    async def read_versions(checkout_ids: Collection[UUID]) -> Mapping[UUID, int]:
+        async with database.worker() as connection:
+            return await queries.versions_of(connection, checkout_ids)
+
+    watchers = Watchers(read_versions, most=settings.max_watchers, longest_seconds=settings.watch_seconds)
+
+    def tell_changes() -> None:
+        relay.wake()
+        watchers.wake()
+
     looker = Looker(database=database, stripe=stripe)
-    opener = Opener(database=database, stripe=stripe, keyring=keyring, after_commit=relay.wake)
+    opener = Opener(database=database, stripe=stripe, keyring=keyring, after_commit=tell_changes)
     closer = Closer(database=database, stripe=stripe, opener=opener, looker=looker)
-    refunder = Refunder(database=database, stripe=stripe, looker=looker, after_commit=relay.wake)
+    refunder = Refunder(database=database, stripe=stripe, looker=looker, after_commit=tell_changes)
     handling = Worker(
         "events.handle",
         EventWorker(
@@ -68,7 +82,7 @@ async def serve(settings: Settings) -> None:
             keyring=keyring,
             looker=looker,
             lease_seconds=settings.event_lease_seconds,
-            after_commit=relay.wake,
+            after_commit=tell_changes,
         ).handle_batch,
         tick_seconds=events.TICK_SECONDS,
     )
@@ -79,7 +93,7 @@ async def serve(settings: Settings) -> None:
         looker=looker,
         every_seconds=settings.reconcile_seconds,
         wake_events=handling.wake,
-        after_commit=relay.wake,
+        after_commit=tell_changes,
     )
     reconciling = Worker("stripe.reconcile", reconciler.run_due, tick_seconds=reconciliation.TICK_SECONDS)
     receiver = Receiver(
@@ -89,9 +103,16 @@ async def serve(settings: Settings) -> None:
         livemode=settings.livemode,
         wake=handling.wake,
     )
-    grpc = GrpcServer(settings.grpc_listen)
+    grpc = GrpcServer(settings.grpc_listen, max_streams=settings.max_watchers)
     grpc.add(
-        PaymentsServicer(database=database, keyring=keyring, opener=opener, closer=closer, refunder=refunder),
+        PaymentsServicer(
+            database=database,
+            keyring=keyring,
+            opener=opener,
+            closer=closer,
+            refunder=refunder,
+            watchers=watchers,
+        ),
         payments_pb2_grpc.add_PaymentsServiceServicer_to_server,
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"],
     )
@@ -102,7 +123,7 @@ async def serve(settings: Settings) -> None:
             refunder=refunder,
             wake_events=handling.wake,
             wake_reconciler=reconciling.wake,
-            after_commit=relay.wake,
+            after_commit=tell_changes,
         ),
         payments_pb2_grpc.add_PaymentsOperatorServiceServicer_to_server,
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsOperatorService"],
@@ -111,6 +132,7 @@ async def serve(settings: Settings) -> None:
         background(
             bus.run(),
             relay.run(),
+            watchers.run(),
             handling.run(),
             reconciling.run(),
             Worker("refunds.complete", refunder.complete_batch, tick_seconds=refunding.TICK_SECONDS).run(),
@@ -123,6 +145,7 @@ async def serve(settings: Settings) -> None:
         log.info("webhooks.serving", address=settings.webhook_listen)
         await grpc.start()
         await run_until_signal()
+        watchers.close()
         await grpc.stop()
     await stripe.close()
     await database.dispose()

@@ -9,7 +9,7 @@ import asyncio
 from contextlib import suppress
 from uuid import UUID
 
-from services.chassis import logs
+from services.chassis import logs, tracing
 from services.chassis.db import Database
 from services.payments import errors, queries, rules
 from services.payments.commands import checkouts
@@ -123,6 +123,7 @@ class Closer:
         return len(claimed) == _BATCH
 
     async def _settle(self, checkout: Checkout, deadline: float) -> None:
+        tracing.adopt(checkout.traceparent)
         assert checkout.session_id, "an open checkout has a session"
         try:
             await self._opener.record(await self._retrieve(checkout.session_id, deadline))

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.payments import findings, rules
@@ -26,6 +26,7 @@ from services.payments.commands.settlement import settle
 from services.payments.findings import NOT_OURS, Outcome, Settlement
 from services.payments.looks import Findings, Looker
 from services.payments.stripe_objects import Fields, Malformed
+from services.payments.traces import trace_of
 
 log = logs.get(__name__)
 
@@ -94,6 +95,8 @@ class EventWorker:
         try:
             found = await self._read(event)
             async with self._database.worker() as connection:
+                if found is not None:
+                    tracing.adopt(await trace_of(connection, found))
                 outcome = await self._apply(connection, found)
                 await events.finish_event(
                     connection,

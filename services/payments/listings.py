@@ -50,7 +50,9 @@ class ParkedPayment:
 
 
 _EVENT_COLUMNS = [
-    column for column in stripe_events.c if column.name not in ("payload", "lease_token", "lease_until")
+    column
+    for column in stripe_events.c
+    if column.name not in ("payload", "lease_token", "lease_until", "trace_id")
 ]
 _PARKED_COLUMNS = [
     *(column for column in quarantine.c if column.name not in ("payment_id", "metadata", "refund_id")),

@@ -101,6 +101,8 @@ checkouts = Table(
     Column("lease_token", Uuid),
     _time("lease_until"),
     Column("tries", Integer, nullable=False, server_default="0"),
+    # W3C: the trace of whoever asked for it, which Stripe's news continue.
+    Column("traceparent", Text),
     _time("created_at"),
     _time("updated_at"),
     UniqueConstraint("order_id", name="checkouts_order_id_key"),
@@ -153,6 +155,8 @@ stripe_events = Table(
     _time("lease_until"),
     _time("received_at"),
     Column("processed_at", TIMESTAMP(timezone=True)),
+    # Under which it was handled.
+    Column("trace_id", Text),
     CheckConstraint("status IN ('received', 'processed', 'ignored')", name="known_status"),
     CheckConstraint("(status = 'received') = (processed_at IS NULL)", name="settled_has_a_time"),
     CheckConstraint("attempts >= 0", name="attempts_not_negative"),
@@ -239,6 +243,8 @@ refunds = Table(
     Column("lease_token", Uuid),
     _time("lease_until"),
     Column("tries", Integer, nullable=False, server_default="0"),
+    # W3C: the trace of whoever asked for it.
+    Column("traceparent", Text),
     _time("created_at"),
     _time("updated_at"),
     UniqueConstraint("stripe_refund_id", name="refunds_stripe_refund_id_key"),

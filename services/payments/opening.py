@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.payments import queries, rules
@@ -84,6 +84,7 @@ class Opener:
         return len(claimed) == _BATCH
 
     async def _complete(self, checkout: Checkout, deadline: float) -> None:
+        tracing.adopt(checkout.traceparent)
         log.info("checkout.resumed", checkout_id=str(checkout.id), tries=checkout.tries)
         try:
             await self.open(checkout, deadline=deadline)

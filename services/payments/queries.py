@@ -1,6 +1,7 @@
 """Reads of payments, and the locking reads by name. Locks are taken in one order: checkout, subscription,
 payment, refund, quarantine."""
 
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -75,6 +76,14 @@ async def find_package(connection: AsyncConnection, package_id: str) -> Package 
 
 async def find_checkout(connection: AsyncConnection, checkout_id: UUID) -> Checkout | None:
     return await _find(connection, checkouts.c.id == checkout_id)
+
+
+async def versions_of(connection: AsyncConnection, checkout_ids: Collection[UUID]) -> Mapping[UUID, int]:
+    """How often each of the checkouts changed so far."""
+    rows = await connection.execute(
+        select(checkouts.c.id, checkouts.c.version).where(checkouts.c.id.in_(checkout_ids))
+    )
+    return {row.id: row.version for row in rows}
 
 
 async def find_order_checkout(connection: AsyncConnection, order_id: UUID) -> Checkout | None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from services.chassis import logs
+from services.chassis import logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.payments import metrics, rules
@@ -24,6 +24,7 @@ from services.payments.findings import Finding, SessionFound
 from services.payments.looks import Looker
 from services.payments.stripe_client import CALL_SECONDS, Stripe
 from services.payments.stripe_objects import Fields
+from services.payments.traces import trace_of
 from services.payments.webhooks import envelope_of
 
 log = logs.get(__name__)
@@ -103,6 +104,7 @@ class Reconciler:
         """What changed, by kind."""
         changes: list[str] = []
         async with self._database.worker() as connection:
+            tracing.adopt(await trace_of(connection, findings))
             for finding in findings:
                 outcome = await settle(connection, finding)
                 changes += [_drift_kind(effect.kind, effect.change) for effect in outcome.effects]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, tracing
 from services.chassis.db import Database
 from services.payments import errors, queries, rules
 from services.payments.commands import refunds
@@ -72,8 +72,12 @@ class Refunder:
         async with self._database.worker() as connection:
             claimed = await refunds.claim_unfinished(connection, limit=_BATCH)
         deadline = asyncio.get_running_loop().time() + CALL_SECONDS
-        await asyncio.gather(*(self._complete(refund, deadline) for refund in claimed))
+        await asyncio.gather(*(self._resume(refund, deadline) for refund in claimed))
         return len(claimed) == _BATCH
+
+    async def _resume(self, refund: Refund, deadline: float) -> None:
+        tracing.adopt(refund.traceparent)
+        await self._complete(refund, deadline)
 
     async def _complete(self, refund: Refund, deadline: float) -> None:
         try:

@@ -111,11 +111,17 @@ class Checkout:
     created_at: datetime
     # The database's clock when the row was read.
     read_at: datetime
+    traceparent: str | None = None
 
     @property
     def is_in_flight(self) -> bool:
         """Someone is talking to Stripe about it right now."""
         return self.lease_token is not None and self.lease_until > self.read_at
+
+    @property
+    def is_settled(self) -> bool:
+        """Paid, or not to be paid any more as far as anybody knows."""
+        return self.status in (Status.PAID, Status.EXPIRED, Status.FAILED)
 
     @property
     def is_tombstone(self) -> bool:
@@ -328,6 +334,7 @@ class Refund:
     tries: int
     created_at: datetime
     read_at: datetime
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ class Settings(ServiceSettings):
     reconcile_seconds: int = 300
     # Origin of the shop's pages: Stripe sends the customer back there.
     shop_url: str
+    # How many may follow a checkout at once at this replica, and for how long before they ask again.
+    max_watchers: int = 1000
+    watch_seconds: float = 300.0
 
     @property
     def livemode(self) -> bool:

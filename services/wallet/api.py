@@ -14,12 +14,13 @@ import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
-from services.chassis import cursor, failpoints, logs
+from services.chassis import cursor, failpoints, logs, tracing
+from services.chassis import timeline as chassis_timeline
 from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.db import Database
 from services.chassis.errors import Invalid
 from services.chassis.fields import as_uuid, in_range
-from services.wallet import queries
+from services.wallet import queries, timeline
 from services.wallet.commands import adjustments, holds, profiles
 from services.wallet.commands.adjustments import Adjustment
 from services.wallet.fields import as_text
@@ -33,6 +34,7 @@ MAX_CAPTURES = 100
 _MAX_EMAIL = 320
 _MAX_DESCRIPTION = 500
 _MAX_ACTOR = 255
+_MAX_TRACEPARENT = 55
 
 _TYPES = {
     "purchase": wallet_pb2.TRANSACTION_TYPE_PURCHASE,
@@ -192,6 +194,16 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
             transaction=_transaction_message(entry), profile=self._profile_message(profile)
         )
 
+    async def GetTimeline(
+        self, request: wallet_pb2.GetTimelineRequest, _context: object
+    ) -> wallet_pb2.GetTimelineResponse:
+        of = chassis_timeline.wanted(request)
+        async with self._database.worker() as connection:
+            found = await timeline.read_timeline(connection, of)
+        return wallet_pb2.GetTimelineResponse(
+            entries=[chassis_timeline.as_message("wallet", entry, timeline.SUMMARIES) for entry in found]
+        )
+
     def _profile_message(self, profile: Profile) -> wallet_pb2.Profile:
         sealed = profile.email
         return wallet_pb2.Profile(
@@ -220,6 +232,9 @@ def _capture(message: wallet_pb2.CapturePointsRequest.Capture) -> Capture:
         user_id=as_uuid(message.user_id, field="user_id"),
         order_id=as_uuid(message.order_id, field="order_id"),
         description=as_text(message.description, field="description", high=_MAX_DESCRIPTION),
+        trace_id=tracing.trace_id_of(
+            as_text(message.traceparent, field="traceparent", high=_MAX_TRACEPARENT)
+        ),
     )
 
 

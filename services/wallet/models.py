@@ -88,6 +88,8 @@ points_transactions = Table(
     Column("hash_version", SmallInteger, nullable=False),
     _moment("processed_at"),
     _moment("created_at"),
+    # To find out more by; not part of what is hashed.
+    Column("trace_id", Text),
     UniqueConstraint("idempotency_key", name="points_transactions_idempotency_key_key"),
     UniqueConstraint("user_id", "seq", name="points_transactions_user_id_seq_key"),
     CheckConstraint(
@@ -121,6 +123,7 @@ holds = Table(
     # When wallet asks (again) what became of the order; nothing is released by time.
     Column("due_at", TIMESTAMP(timezone=True), nullable=False),
     Column("asked", Integer, nullable=False, server_default=text("0")),
+    Column("trace_id", Text),
     _moment("created_at"),
     _moment("updated_at"),
     UniqueConstraint("order_id", name="holds_order_id_key"),
@@ -132,6 +135,7 @@ holds = Table(
     CheckConstraint("refunded_points >= 0 AND refunded_points <= points", name="refunds_within_spend"),
     CheckConstraint("refunded_points = 0 OR status = 'captured'", name="refunds_need_a_capture"),
     CheckConstraint("asked >= 0", name="asked_not_negative"),
+    Index("idx_holds_user_created", "user_id", "created_at"),
     Index("idx_holds_due", "due_at", postgresql_where=text("status = 'held'")),
 )
 
@@ -146,6 +150,8 @@ grants = Table(
     Column("net_points", BigInteger, nullable=False),
     _moment("created_at"),
     _moment("updated_at"),
+    # Of the newest version.
+    Column("trace_id", Text),
     CheckConstraint("version > 0", name="version_is_positive"),
     CheckConstraint("net_points >= 0", name="net_not_negative"),
     CheckConstraint("length(source_id) BETWEEN 1 AND 255", name="source_is_named"),

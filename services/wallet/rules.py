@@ -271,6 +271,7 @@ class Capture:
     user_id: UUID
     order_id: UUID
     description: str
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,15 @@ import pytest
 from gateway.app import create_api
 from gateway.backends import connect
 from gateway.errors import KINDS, as_markdown
-from gateway.routes import admin_payments, admin_products, downloads, orders, points, subscriptions
+from gateway.routes import (
+    admin_orders,
+    admin_payments,
+    admin_products,
+    downloads,
+    orders,
+    points,
+    subscriptions,
+)
 from gateway.settings import GatewaySettings
 from protos.orders.v1 import orders_pb2
 from protos.payments.v1 import payments_pb2
@@ -30,6 +38,7 @@ PUBLIC = {
 SIGNED_IN = {
     "POST /api/checkout/points",
     "GET /api/checkouts/{checkoutId}",
+    "GET /api/checkouts/{checkoutId}/events",
     "GET /api/profile",
     "GET /api/points/transactions",
     "GET /api/cart",
@@ -40,6 +49,7 @@ SIGNED_IN = {
     "POST /api/checkout",
     "GET /api/orders",
     "GET /api/orders/{orderId}",
+    "GET /api/orders/{orderId}/events",
     "POST /api/orders/{orderId}/cancel",
     "GET /api/orders/{orderId}/downloads",
     "POST /api/orders/{orderId}/downloads/{productId}/reissue",
@@ -50,6 +60,12 @@ SIGNED_IN = {
     "DELETE /api/subscriptions/{subscriptionId}",
 }
 OPERATOR = {
+    "GET /api/admin/orders/{orderId}",
+    "POST /api/admin/orders/{orderId}/refunds",
+    "GET /api/admin/sagas",
+    "POST /api/admin/orders/{orderId}/sagas/{saga}/retry",
+    "POST /api/admin/orders/{orderId}/sagas/{saga}/compensate",
+    "GET /api/admin/timeline",
     "POST /api/admin/points/adjustments",
     "GET /api/admin/products",
     "POST /api/admin/products",
@@ -84,6 +100,7 @@ INTERNAL = {
     "ILLEGAL_TRANSITION",
     "LEASE_LOST",
     "NOT_CAPTURED",
+    "NOT_CAPTURED_YET",
     # orders asks for refunds, and knows its payments and refunds.
     "PAYMENT_NOT_FOUND",
     "REFUND_EXCEEDS_PAYMENT",
@@ -98,6 +115,7 @@ INTERNAL = {
     "STOCK_MOVEMENT_MISMATCH",
     "DATABASE_UNAVAILABLE",
     "INVALID_FIELD",
+    "STOPPING",
     # The gateway refuses any other payment method itself.
     "INVALID_PAYMENT_METHOD",
 }
@@ -189,10 +207,12 @@ def test_routes_with_an_id_a_page_or_a_key_declare_what_a_bad_one_gets(document:
         parameters = {parameter["name"] for parameter in operation.get("parameters", ())}
         if "{" in name:
             assert codes(operation, 404), name
-        if parameters & {"status", "since"}:
+        if parameters & {"status", "since", "after", "userId"}:
             assert "invalid_request" in codes(operation, 422), name
         if "limit" in parameters:
-            assert {"invalid_limit", "invalid_cursor"} <= codes(operation, 422), name
+            assert "invalid_limit" in codes(operation, 422), name
+        if "cursor" in parameters:
+            assert "invalid_cursor" in codes(operation, 422), name
         if "Idempotency-Key" in parameters:
             keyed = {"invalid_idempotency_key", "idempotency_key_reused"}
             assert keyed <= codes(operation, 422), name
@@ -215,6 +235,7 @@ def numbered(numbers: Mapping[Any, int]) -> dict[int, str]:
 def test_every_state_of_the_protos_has_a_name() -> None:
     for enum, names in (
         (orders_pb2.OrderStatus, orders.STATUSES),
+        (orders_pb2.OrderRefundStatus, admin_orders.REFUND_STATUSES),
         (orders_pb2.PaymentMethod, numbered(orders.METHODS)),
         (orders_pb2.DownloadStatus, downloads.STATUSES),
         (payments_pb2.CheckoutStatus, points.STATUSES),

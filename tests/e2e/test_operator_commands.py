@@ -255,6 +255,59 @@ async def test_parked_payments_are_listed_fulfilled_and_refunded(
     assert (answer["resolvedBy"], answer["resolutionReason"]) == (OPERATOR, "paid twice")
 
 
+async def test_an_order_is_refunded_shown_and_explained(stack: RunningStack, customer: Customer) -> None:
+    data = ("--data", str(stack.data))
+    await customer.top_up()
+    products = (await customer.read("/api/products"))["items"]
+    cheapest = min((each for each in products if each["pricePoints"]), key=lambda each: each["pricePoints"])
+    items = [{"productId": cheapest["id"], "quantity": 2}]
+    order_id = (await customer.buy("points", items=items)).json()["orderId"]
+    await until(customer.profile, lambda profile: profile["pointsHeld"] == 0)
+
+    asked = ("refund", order_id, "--reason", "a scratch", *data)
+    wrong, once, twice = await asyncio.gather(
+        aishop(*asked, "--item", "no product"),
+        *(aishop(*asked, "--item", f"{cheapest['id']}=1", "--key", "k-refund") for _ in range(2)),
+    )
+    assert (wrong.code, once.code, twice.code) == (2, 0, 0), (wrong, once, twice)
+    [refund_id] = set(re.findall(r"^│ (\S{36}) +│ \w+ +│", once.out + twice.out, re.M))
+    await until(
+        lambda: customer.order(order_id), lambda order: order["refundedPoints"] == cheapest["pricePoints"]
+    )
+
+    shown, told, as_json, retried, listed = await asyncio.gather(
+        aishop("sagas", "show", order_id, *data),
+        aishop("timeline", "--order", order_id, *data),
+        aishop("timeline", "--user", str(customer.user_id), "--json", *data),
+        aishop("sagas", "retry", order_id, "refund_order", "--reason", "again", *data),
+        aishop("sagas", "list", "--status", "done", "--saga", "refund_order", "--limit", "500", *data),
+    )
+    assert re.search(rf"^│ {order_id} +│ refund_order/v1 +│ done", shown.out, re.M), shown
+    assert re.search(rf"^│ {refund_id} +│ succeeded +│ +│ {cheapest['pricePoints']} +│", shown.out, re.M), (
+        shown
+    )
+    assert re.search(r"│ wallet +│ ledger.spend +│ -\d+ points, .+ \(spend: Images\)", told.out), told
+    assert re.search(r"│ orders +│ refund.succeeded +│ refund of \d+ points succeeded: a scratch", told.out)
+    entries = json.loads(as_json.out)["entries"]
+    assert {entry["service"] for entry in entries} == {"payments", "wallet", "orders"}
+    assert (retried.code, retried.err.partition(":")[2].partition(":")[0]) == (1, " saga_ended")
+    assert re.search(rf"^│ {order_id} +│ refund_order/v1 +│ done", listed.out, re.M), listed
+    query = "SELECT action, actor FROM audit_log WHERE subject = %s"
+    assert rows(stack, "orders", query, order_id) == [{"action": "order.refunded", "actor": OPERATOR}]
+
+
+async def test_a_pending_order_is_turned_around(stack: RunningStack, customer: Customer) -> None:
+    product_id = (await customer.read("/api/products"))["items"][0]["id"]
+    placed = await customer.buy("stripe", items=[{"productId": product_id, "quantity": 1}])
+    order_id = placed.json()["orderId"]
+    told = await aishop(
+        *("sagas", "compensate", order_id, "place_order_with_card", "--reason", "they called"),
+        *("--data", str(stack.data), "--json"),
+    )
+    assert json.loads(told.out)["undoReason"] == "compensated_by_operator"
+    await until(lambda: customer.order(order_id), lambda order: order["status"] == "failed")
+
+
 async def test_points_are_adjusted_once_with_a_key(stack: RunningStack, customer: Customer) -> None:
     one, data = ("adjust", "--user", str(customer.user_id)), ("--data", str(stack.data))
     giving = (*one, "--points", "500", "--reason", "sorry", "--key", "k1", *data)

@@ -39,7 +39,8 @@ class Outsider:
         method = descriptor.FindMethodByName(name)
         message = ParseDict(request, GetMessageClass(method.input_type)())
         answer_type = GetMessageClass(method.output_type)
-        call: Any = self._channel.unary_unary(
+        kind = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
+        call: Any = kind(
             f"/{service}/{name}",
             request_serializer=lambda given: given.SerializeToString(),
             response_deserializer=answer_type.FromString,
@@ -47,7 +48,9 @@ class Outsider:
         self.called.add(f"{service}/{name}")
         answer = call(message, timeout=10)
         return MessageToDict(
-            answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+            next(answer) if method.server_streaming else answer,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
         )
 
     def stream(self, service: str, name: str, **request: Any) -> list[dict[str, Any]]:
@@ -79,6 +82,7 @@ def test_every_rpc_can_be_called_by_reflection_alone(outsiders: dict[str, Outsid
     user, other = str(uuid4()), str(uuid4())
     _shop(outsiders["orders"], user)
     _stock(outsiders["orders"])
+    _mend(outsiders["orders"], user)
     _pay(outsiders["payments"], user)
     _subscribe(outsiders["payments"], other)
     _refund(outsiders["payments"])
@@ -116,6 +120,7 @@ def _shop(orders: Outsider, user: str) -> None:
     assert placed["url"].startswith("http")
     mine = {"user_id": user, "order_id": placed["id"]}
     assert orders.call(service, "GetOrder", **mine)["order"]["session_id"] == placed["session_id"]
+    assert orders.call(service, "WatchOrder", **mine)["order"]["version"] == placed["version"]
     cancelled = orders.call(service, "CancelOrder", **mine)["order"]
     assert (cancelled["status"], cancelled["failure_reason"]) == (
         "ORDER_STATUS_CANCELLED",
@@ -160,6 +165,26 @@ def _stock(orders: Outsider) -> None:
     assert [item["product"]["id"] for item in found] == [product["product_id"]]
 
 
+def _mend(orders: Outsider, user: str) -> None:
+    """After somebody has shopped: there is an order that ended."""
+    service = "aishop.orders.v1.OrdersOperatorService"
+    act = {"actor": str(uuid4()), "reason": "a look around"}
+    [run] = orders.call(service, "ListSagas", status="undone", limit=1)["items"]
+    assert run["saga"].startswith("place_order_with_")
+    told = orders.call(service, "GetTimeline", user_id=user)["entries"]
+    assert {entry["service"] for entry in told} == {"orders"}
+    order = {"order_id": told[0]["order_id"]}
+    assert orders.call(service, "InspectOrder", **order)["user_id"] == user
+    for name, request in (
+        ("RefundOrder", order | act | {"refund_id": str(uuid4())}),
+        ("RetrySaga", order | act | {"saga": "place_order_with_card/v1"}),
+        ("CompensateSaga", order | act | {"saga": "place_order_with_card/v1"}),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            orders.call(service, name, **request)
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION, name
+
+
 def _pay(payments: Outsider, user: str) -> None:
     service = "aishop.payments.v1.PaymentsService"
     packages = payments.call(service, "ListPackages")["packages"]
@@ -170,6 +195,8 @@ def _pay(payments: Outsider, user: str) -> None:
     assert (opened["status"], opened["points"]) == ("CHECKOUT_STATUS_OPEN", "550")
     found = payments.call(service, "GetCheckout", user_id=user, checkout_id=opened["id"])["checkout"]
     assert found["session_id"] == opened["session_id"]
+    watched = payments.call(service, "WatchCheckout", user_id=user, checkout_id=opened["id"])
+    assert (watched["checkout"], watched["is_final"]) == (found, False)
     order = {"user_id": user, "order_id": str(uuid4())}
     lines = [{"title": "Picture", "unit_price_cents": 499, "quantity": 2}]
     checkout = payments.call(service, "CreateOrderCheckout", **order, currency="usd", lines=lines)["checkout"]
@@ -228,6 +255,7 @@ def _operate(payments: Outsider) -> None:
     with pytest.raises(grpc.RpcError) as unknown:
         payments.call(service, "ResolveQuarantine", **decision)
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    payments.call(service, "GetTimeline", order_id=str(uuid4()))
     run = payments.call(service, "StartReconciliation", actor=act["actor"])["reconciliation"]
     assert payments.call(service, "GetReconciliation", id=run["id"])["reconciliation"]["id"] == run["id"]
 
@@ -241,6 +269,8 @@ def _adjust(wallet: Outsider, user: str) -> None:
         assert (answer["transaction"]["amount"], answer["profile"]["points"]) == (points, left)
     ledger = wallet.call(service, "ListTransactions", user_id=user)["items"]
     assert [entry["type"] for entry in ledger] == ["TRANSACTION_TYPE_ADJUSTMENT"] * 2
+    told = wallet.call(service, "GetTimeline", user_id=user)["entries"]
+    assert [entry["kind"] for entry in told] == ["ledger.adjustment"] * 2
 
 
 def _hold(wallet: Outsider, user: str) -> None:

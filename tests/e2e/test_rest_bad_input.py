@@ -122,6 +122,7 @@ async def test_odd_filters_of_operators_are_never_our_defect(operator: Customer)
         ("/api/admin/products", ("search", "limit", "cursor")),
         (f"/api/admin/products/{ID}/stock/movements", ("limit", "cursor")),
         ("/api/products", ("search", "type", "limit", "cursor")),
+        ("/api/admin/sagas", ("status", "limit", "cursor")),
     ):
         for name in names:
             for odd in ODD_QUERIES[name]:
@@ -140,6 +141,8 @@ async def test_odd_filters_of_operators_are_never_our_defect(operator: Customer)
         ("GET", "/api/admin/products/{}"),
         ("DELETE", "/api/admin/products/{}"),
         ("POST", "/api/admin/products/{}/stock"),
+        ("GET", "/api/admin/orders/{}"),
+        ("POST", "/api/admin/orders/{}/refunds"),
     ],
 )
 async def test_odd_ids_of_operators_are_never_our_defect(operator: Customer, method: str, path: str) -> None:

@@ -783,8 +783,9 @@ class OrdersServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchOrder(self, request, context):
-        """The order now, and again whenever it changes, until it can change no more or the server ends the stream
-        (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+        """The order now, and again whenever it changes, until nothing is under way any more (the last message says
+        so) or the server ends the stream (a few minutes): then ask again with the last version. NOT_FOUND
+        ORDER_NOT_FOUND; RESOURCE_EXHAUSTED OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

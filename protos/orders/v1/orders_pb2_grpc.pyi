@@ -269,8 +269,9 @@ class OrdersServiceStub:
     ABORTED ORDER_NOT_CANCELLABLE {status}.
     """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]
-    """The order now, and again whenever it changes, until it can change no more or the server ends the stream
-    (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+    """The order now, and again whenever it changes, until nothing is under way any more (the last message says
+    so) or the server ends the stream (a few minutes): then ask again with the last version. NOT_FOUND
+    ORDER_NOT_FOUND; RESOURCE_EXHAUSTED OVERLOADED.
     """
     ListDownloads: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListDownloadsRequest, _orders_pb2.ListDownloadsResponse]
     """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND."""
@@ -305,8 +306,9 @@ class OrdersServiceAsyncStub(OrdersServiceStub):
     ABORTED ORDER_NOT_CANCELLABLE {status}.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.WatchOrderResponse]  # type: ignore[assignment]
-    """The order now, and again whenever it changes, until it can change no more or the server ends the stream
-    (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+    """The order now, and again whenever it changes, until nothing is under way any more (the last message says
+    so) or the server ends the stream (a few minutes): then ask again with the last version. NOT_FOUND
+    ORDER_NOT_FOUND; RESOURCE_EXHAUSTED OVERLOADED.
     """
     ListDownloads: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListDownloadsRequest, _orders_pb2.ListDownloadsResponse]  # type: ignore[assignment]
     """What a completed order gives to download, each with a fresh link. NOT_FOUND ORDER_NOT_FOUND."""
@@ -368,8 +370,9 @@ class OrdersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.WatchOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrderResponse], _abc.AsyncIterator[_orders_pb2.WatchOrderResponse]]:
-        """The order now, and again whenever it changes, until it can change no more or the server ends the stream
-        (a few minutes): then ask again with the last version. NOT_FOUND ORDER_NOT_FOUND.
+        """The order now, and again whenever it changes, until nothing is under way any more (the last message says
+        so) or the server ends the stream (a few minutes): then ask again with the last version. NOT_FOUND
+        ORDER_NOT_FOUND; RESOURCE_EXHAUSTED OVERLOADED.
         """
 
     @_abc_1.abstractmethod

@@ -1639,16 +1639,22 @@ class WatchCheckoutResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHECKOUT_FIELD_NUMBER: _builtins.int
+    IS_FINAL_FIELD_NUMBER: _builtins.int
+    is_final: _builtins.bool
+    """It was paid, or cannot be paid any more: the stream ends."""
     @_builtins.property
-    def checkout(self) -> Global___Checkout: ...
+    def checkout(self) -> Global___Checkout:
+        """Absent when it is no newer than what was seen."""
+
     def __init__(
         self,
         *,
         checkout: Global___Checkout | None = ...,
+        is_final: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "is_final", b"is_final"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

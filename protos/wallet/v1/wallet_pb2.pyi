@@ -354,20 +354,24 @@ class CapturePointsRequest(_message.Message):
         USER_ID_FIELD_NUMBER: _builtins.int
         ORDER_ID_FIELD_NUMBER: _builtins.int
         DESCRIPTION_FIELD_NUMBER: _builtins.int
+        TRACEPARENT_FIELD_NUMBER: _builtins.int
         user_id: _builtins.str
         order_id: _builtins.str
         description: _builtins.str
         """Shown in the customer's ledger."""
+        traceparent: _builtins.str
+        """The order's W3C trace context: a batch has no trace of its own."""
         def __init__(
             self,
             *,
             user_id: _builtins.str = ...,
             order_id: _builtins.str = ...,
             description: _builtins.str = ...,
+            traceparent: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "order_id", b"order_id", "user_id", b"user_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "order_id", b"order_id", "traceparent", b"traceparent", "user_id", b"user_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,6 @@
 """What operators see and do about orders. Each action is audited in the transaction that does it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -8,6 +8,7 @@ from uuid import UUID
 from protos.orders.v1 import orders_pb2 as pb
 from protos.orders.v1 import orders_pb2_grpc
 from services.chassis import audit_log, cursor
+from services.chassis import timeline as chassis_timeline
 from services.chassis.db import Database
 from services.chassis.errors import Invalid
 from services.chassis.fields import as_text, as_uuid
@@ -19,10 +20,11 @@ from services.orders.commands import interventions, refunds
 from services.orders.commands.interventions import Decision
 from services.orders.commands.refunds import Wanted
 from services.orders.commands.shipping import ship_order
-from services.orders.queries import sagas
+from services.orders.queries import sagas, timeline
 from services.orders.queries.orders import find_order
 from services.orders.queries.refunds import list_refunds
 from services.orders.rules import sum_quantities
+from services.orders.saga import Saga
 
 _STATUSES = ("running", "undoing", "done", "undone", "stuck")
 _LONGEST_NAME = 100
@@ -31,13 +33,11 @@ _LONGEST_REASON = 500
 
 
 class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
-    """One method for each RPC. `steps` names the steps of each saga; `wake` makes the runner look."""
+    """One method for each RPC. `wake` makes the saga runner look."""
 
-    def __init__(
-        self, database: Database, *, steps: Mapping[str, tuple[str, ...]], wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, database: Database, *, table: Iterable[Saga], wake: Callable[[], None]) -> None:
         self._database = database
-        self._steps = steps
+        self._table = {saga.name: saga for saga in table}
         self._wake = wake
 
     async def InspectOrder(self, request: pb.InspectOrderRequest, _: Any) -> pb.InspectOrderResponse:
@@ -98,6 +98,14 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
             order = await ship_order(connection, order_id, shipment)
         return pb.ShipOrderResponse(order=as_order(order))
 
+    async def GetTimeline(self, request: pb.GetTimelineRequest, _: Any) -> pb.GetTimelineResponse:
+        of = chassis_timeline.wanted(request)
+        async with self._database.worker() as connection:
+            found = await timeline.read_timeline(connection, of)
+        return pb.GetTimelineResponse(
+            entries=[chassis_timeline.as_message("orders", entry, timeline.SUMMARIES) for entry in found]
+        )
+
     async def ListSagas(self, request: pb.ListSagasRequest, _: Any) -> pb.ListSagasResponse:
         limit = cursor.page_size(request.limit)
         if request.status and request.status not in _STATUSES:
@@ -125,7 +133,10 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
     async def CompensateSaga(self, request: pb.CompensateSagaRequest, _: Any) -> pb.CompensateSagaResponse:
         decision = _decision(request)
         async with self._database.worker() as connection:
-            await interventions.compensate_saga(connection, decision)
+            saga = self._table.get(decision.saga)
+            await interventions.compensate_saga(
+                connection, decision, before_pivot=saga.before_pivot if saga else ()
+            )
         return pb.CompensateSagaResponse(saga=await self._after(decision))
 
     async def _after(self, decision: Decision) -> pb.Saga:
@@ -136,7 +147,8 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
         return self._saga(run)
 
     def _saga(self, run: sagas.SeenRun) -> pb.Saga:
-        return as_saga(run, self._steps.get(run.saga, ()))
+        saga = self._table.get(run.saga)
+        return as_saga(run, tuple(step.name for step in saga.steps) if saga else ())
 
 
 def _decision(request: pb.RetrySagaRequest | pb.CompensateSagaRequest) -> Decision:

@@ -1,6 +1,7 @@
-"""OrdersService: placing, reading and cancelling orders, and what they give to download."""
+"""OrdersService: placing, reading, following and cancelling orders, and what they give to download."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
@@ -8,12 +9,14 @@ from protos.orders.v1 import orders_pb2, orders_pb2_grpc
 from services.chassis import cursor, idempotency
 from services.chassis.db import Database
 from services.chassis.fields import as_uuid
+from services.chassis.watching import Watchers
 from services.orders import errors
 from services.orders.api import downloads
 from services.orders.api.messages import as_order
 from services.orders.checkout import Checkout, Purchase
 from services.orders.downloading import Downloads
 from services.orders.queries import orders
+from services.orders.queries.orders import Order
 from services.orders.rules import Method
 
 _METHODS = {
@@ -23,10 +26,11 @@ _METHODS = {
 
 
 class OrdersService(orders_pb2_grpc.OrdersServiceServicer):
-    def __init__(self, database: Database, checkout: Checkout, given: Downloads) -> None:
+    def __init__(self, database: Database, checkout: Checkout, given: Downloads, watchers: Watchers) -> None:
         self._database = database
         self._checkout = checkout
         self._downloads = given
+        self._watchers = watchers
 
     async def PlaceOrder(
         self, request: orders_pb2.PlaceOrderRequest, _: Any
@@ -49,12 +53,27 @@ class OrdersService(orders_pb2_grpc.OrdersServiceServicer):
         return orders_pb2.PlaceOrderResponse(order=as_order(order))
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, _: Any) -> orders_pb2.GetOrderResponse:
+        return orders_pb2.GetOrderResponse(order=as_order(await self._find(*_ids(request))))
+
+    async def WatchOrder(
+        self, request: orders_pb2.WatchOrderRequest, context: Any
+    ) -> AsyncGenerator[orders_pb2.WatchOrderResponse, None]:
         user_id, order_id = _ids(request)
+        news = self._watchers.follow(
+            order_id, lambda: self._find(user_id, order_id), after=request.after_version, call=context
+        )
+        async with aclosing(news):
+            async for order, is_final in news:
+                message = None if order is None else as_order(order)
+                yield orders_pb2.WatchOrderResponse(order=message, is_final=is_final)
+
+    async def _find(self, user_id: UUID, order_id: UUID) -> Order:
+        """Raises ORDER_NOT_FOUND, also for another user's."""
         async with self._database.customer(user_id) as connection:
             order = await orders.find_order(connection, order_id)
         if order is None:
             raise errors.order_not_found(order_id)
-        return orders_pb2.GetOrderResponse(order=as_order(order))
+        return order
 
     async def ListOrders(
         self, request: orders_pb2.ListOrdersRequest, _: Any
@@ -92,5 +111,7 @@ class OrdersService(orders_pb2_grpc.OrdersServiceServicer):
         return downloads.download(self._downloads, request)
 
 
-def _ids(request: orders_pb2.GetOrderRequest | orders_pb2.CancelOrderRequest) -> tuple[UUID, UUID]:
+def _ids(
+    request: orders_pb2.GetOrderRequest | orders_pb2.CancelOrderRequest | orders_pb2.WatchOrderRequest,
+) -> tuple[UUID, UUID]:
     return as_uuid(request.user_id, field="user_id"), as_uuid(request.order_id, field="order_id")

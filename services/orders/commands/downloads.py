@@ -10,10 +10,11 @@ The pivot of an order writes grants (fulfilment.py); refunds and disputes change
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, literal, select, update
+from sqlalchemy import Text, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import tracing
 from services.orders import errors
 from services.orders.fulfilment import Terms
 from services.orders.models import download_grants, downloads
@@ -54,10 +55,11 @@ async def _note(connection: AsyncConnection, *, download_id: UUID, grant_id: UUI
         literal(download_id),
         download_grants.c.id,
         *(download_grants.c[column.name] for column in columns[1:]),
+        literal(tracing.trace_id(), Text),
     ).where(download_grants.c.id == grant_id)
     noted = await connection.execute(
         pg_insert(downloads)
-        .from_select([downloads.c.id, *columns], download)
+        .from_select([downloads.c.id, *columns, downloads.c.trace_id], download)
         .on_conflict_do_nothing()
         .returning(downloads.c.id)
     )

@@ -1,24 +1,20 @@
 """What an operator does to a saga run: try it again, or turn it around. One transaction each, with its audit
 entry; the runner then does the rest."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import audit_log
-from services.orders import card_saga, errors, points_saga
+from services.orders import errors
 from services.orders.commands import runs
 from services.orders.commands.runs import Run
 from services.orders.queries.orders import lock_order
 from services.orders.rules import Status
 
 COMPENSATED = "compensated_by_operator"
-# What can still be given back: the saga and the steps before its pivot.
-_BEFORE_PIVOT = {
-    points_saga.PLACE_WITH_POINTS: (points_saga.RESERVE,),
-    card_saga.PLACE_WITH_CARD: (card_saga.OPEN, card_saga.AWAIT),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +34,14 @@ async def retry_saga(connection: AsyncConnection, decision: Decision) -> None:
     await _note(connection, decision, "saga.retried", run)
 
 
-async def compensate_saga(connection: AsyncConnection, decision: Decision) -> None:
-    """Raises SAGA_NOT_FOUND, SAGA_ENDED, SAGA_PAST_PIVOT."""
+async def compensate_saga(
+    connection: AsyncConnection, decision: Decision, *, before_pivot: Collection[str]
+) -> None:
+    """`before_pivot` names the saga's steps that can still be given back. Raises SAGA_NOT_FOUND, SAGA_ENDED,
+    SAGA_PAST_PIVOT."""
     run = await _lock_open(connection, decision)
     order = await lock_order(connection, decision.order_id)
-    is_before = run.step in _BEFORE_PIVOT.get(run.saga, ()) and run.status != runs.UNDOING
+    is_before = run.step in before_pivot and run.status != runs.UNDOING
     if not is_before or order is None or order.status is not Status.PENDING:
         raise errors.saga_past_pivot(run.step)
     await runs.take_over_to_undo(connection, run, reason=COMPENSATED, lease_token=uuid4(), lease_seconds=0)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from services.chassis import tracing
 from services.chassis.db import FixedSql
 from services.orders.queries.catalog import lock_offers
 from services.orders.rules import Basket, Line, Method, Status, first_short, price
@@ -34,8 +35,9 @@ _ORDER = """
             (order_id, user_id, product_id, title, price_cents, price_points, quantity)
         SELECT * FROM lines),
     history AS (
-        INSERT INTO order_history (order_id, user_id, to_status, actor, reason)
-        SELECT id, user_id, %(status)s, 'customer', coalesce(%(failure_reason)s, 'placed') FROM placed)"""
+        INSERT INTO order_history (order_id, user_id, to_status, actor, reason, trace_id)
+        SELECT id, user_id, %(status)s, 'customer', coalesce(%(failure_reason)s, 'placed'), %(trace_id)s
+        FROM placed)"""
 _PLACE = f"""
     WITH {_ORDER},
     reserved AS (
@@ -47,8 +49,9 @@ _PLACE = f"""
         INSERT INTO stock_reservations (order_id, user_id, product_id, quantity)
         SELECT * FROM reserved),
     run AS (
-        INSERT INTO saga_runs (order_id, user_id, saga, step, lease_token, lease_until)
-        SELECT id, user_id, %(saga)s, %(step)s, %(lease_token)s, now() + %(lease_seconds)s * interval '1 s'
+        INSERT INTO saga_runs (order_id, user_id, saga, step, lease_token, lease_until, traceparent)
+        SELECT id, user_id, %(saga)s, %(step)s, %(lease_token)s, now() + %(lease_seconds)s * interval '1 s',
+            %(traceparent)s
         FROM placed)
     SELECT id FROM placed"""
 _PLACE_FAILED = f"WITH {_ORDER} SELECT id FROM placed"
@@ -72,6 +75,8 @@ class Placement:
     first_step: str
     lease_token: UUID
     lease_seconds: float
+    # W3C: what the order's saga continues.
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +125,6 @@ def _parameters(placement: Placement, basket: Basket, missing: tuple[UUID, int] 
         "step": placement.first_step,
         "lease_token": placement.lease_token,
         "lease_seconds": placement.lease_seconds,
+        "traceparent": placement.traceparent,
+        "trace_id": tracing.trace_id_of(placement.traceparent),
     }

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import logs
+from services.chassis import logs, tracing
 from services.chassis.ids import uuid7
 from services.orders import errors
 from services.orders.commands import settling, standing, stock
@@ -100,6 +100,7 @@ async def _write(
             actor=wanted.actor,
             reason=wanted.reason,
             request_hash=wanted.request_hash,
+            trace_id=tracing.trace_id(),
         )
     )
     for line in lines:

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, func, or_, select, tuple_, upda
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import tracing
 from services.chassis.db import FixedSql
 from services.orders.models import saga_runs
 from services.orders.queries.orders import Order
@@ -34,6 +35,8 @@ class Run:
     undo_reason: str | None
     attempts: int
     lease_token: UUID
+    # W3C: the trace of whoever began it.
+    traceparent: str | None = None
     # Spares the request that placed the order reading it again; never persisted.
     order: Order | None = None
 
@@ -201,7 +204,15 @@ async def start_orphan_release(
     """A run that only undoes: for a hold whose order does not exist. Idempotent."""
     await connection.execute(
         pg_insert(saga_runs)
-        .values(order_id=order_id, user_id=user_id, saga=saga, status=UNDOING, step="", undo_reason=reason)
+        .values(
+            order_id=order_id,
+            user_id=user_id,
+            saga=saga,
+            status=UNDOING,
+            step="",
+            undo_reason=reason,
+            traceparent=tracing.current(),
+        )
         .on_conflict_do_update(
             index_elements=[saga_runs.c.order_id, saga_runs.c.saga],
             set_={"status": UNDOING, "next_attempt_at": func.now()},
@@ -221,10 +232,18 @@ async def begin_or_resume(
         "attempts": 0,
         "last_error": None,
         "next_attempt_at": func.now(),
+        "traceparent": tracing.current(),
     }
     await connection.execute(
         pg_insert(saga_runs)
-        .values(order_id=order_id, user_id=user_id, saga=saga, status=RUNNING, step=step)
+        .values(
+            order_id=order_id,
+            user_id=user_id,
+            saga=saga,
+            status=RUNNING,
+            step=step,
+            traceparent=tracing.current(),
+        )
         .on_conflict_do_update(
             index_elements=[saga_runs.c.order_id, saga_runs.c.saga],
             set_={

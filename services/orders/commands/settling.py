@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.events.v1 import events_pb2
-from services.chassis import outbox
+from services.chassis import outbox, tracing
 from services.chassis.db import FixedSql
 from services.orders import fulfilment
 from services.orders.commands import stock
@@ -69,8 +69,8 @@ _CONFIRM_POINTS_ORDER = f"""
         INSERT INTO stock_movements (product_id, delta, reason, order_id, actor)
         SELECT product_id, -quantity, 'sold', order_id, 'saga' FROM taken),
     history AS (
-        INSERT INTO order_history (order_id, user_id, from_status, to_status, actor, reason)
-        SELECT id, user_id, 'pending', 'completed', 'saga', 'points_reserved' FROM done),
+        INSERT INTO order_history (order_id, user_id, from_status, to_status, actor, reason, trace_id)
+        SELECT id, user_id, 'pending', 'completed', 'saga', 'points_reserved', %(trace_id)s FROM done),
     emptied AS (
         UPDATE carts c SET version = c.version + 1, updated_at = now()
         FROM cart, done WHERE c.user_id = cart.user_id),
@@ -87,7 +87,8 @@ _CONFIRM_POINTS_ORDER = f"""
         SELECT id, 'receipt', user_id, now() + %(mail_lease_seconds)s * interval '1 s'
         FROM done WHERE email IS NOT NULL),
     event AS (
-        INSERT INTO outbox (subject, payload) SELECT %(subject)s, %(payload)s FROM done),
+        INSERT INTO outbox (subject, payload, traceparent)
+        SELECT %(subject)s, %(payload)s, %(traceparent)s FROM done),
     {fulfilment.IN_PIVOT}
     SELECT updated_at, fulfilled_at, version, (SELECT array_agg(type ORDER BY product_id) FROM lines)
     FROM done"""
@@ -135,6 +136,8 @@ async def confirm_points_order(
         "mail_lease_seconds": mail_lease_seconds,
         "subject": COMPLETED,
         "payload": event.SerializeToString(),
+        "traceparent": tracing.current(),
+        "trace_id": tracing.trace_id(),
         **fulfilment.parameters(terms),
     }
     row = await (await connection.execute(_CONFIRM_POINTS_ORDER, parameters)).fetchone()
@@ -301,5 +304,6 @@ async def move(
             to_status=to,
             actor=actor,
             reason=reason,
+            trace_id=tracing.trace_id(),
         )
     )

@@ -1,6 +1,6 @@
 """Orders as their owner sees them, and the named locking reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy import Row, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orders.models import order_items, orders, saga_runs
-from services.orders.rules import Line, Method, Status
+from services.orders.rules import Line, Method, Status, is_settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,16 @@ class Order:
     dispute: str = "none"
     payment_version: int = 0
     version: int = 1
+
+    @property
+    def is_settled(self) -> bool:
+        """Neither a payment nor a refund is under way."""
+        return is_settled(
+            self.status,
+            self.lines,
+            refunded_cents=self.refunded_cents,
+            refunded_points=self.refunded_points,
+        )
 
 
 _COLUMNS = [orders.c[name] for name in Order.__dataclass_fields__ if name != "lines"]
@@ -90,6 +100,12 @@ async def list_orders(
         last = select(orders.c.created_at, orders.c.id).where(orders.c.id == before).scalar_subquery()
         query = query.where(tuple_(orders.c.created_at, orders.c.id) < last)
     return await _with_lines(connection, (await connection.execute(query)).all())
+
+
+async def versions_of(connection: AsyncConnection, order_ids: Collection[UUID]) -> Mapping[UUID, int]:
+    """How often each of the orders changed so far."""
+    rows = await connection.execute(select(orders.c.id, orders.c.version).where(orders.c.id.in_(order_ids)))
+    return {row.id: row.version for row in rows}
 
 
 async def is_driven(connection: AsyncConnection, order_id: UUID) -> bool:

@@ -53,6 +53,7 @@ def checkout_message(checkout: Checkout) -> pb.Checkout:
         expires_at=timestamp(checkout.expires_at),
         created_at=timestamp(checkout.created_at),
         plan_id=checkout.plan_id or "",
+        version=checkout.version,
     )
 
 

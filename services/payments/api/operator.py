@@ -8,10 +8,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from protos.payments.v1 import payments_pb2 as pb
 from protos.payments.v1 import payments_pb2_grpc
 from services.chassis import audit_log, cursor
+from services.chassis import timeline as chassis_timeline
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.fields import as_uuid, in_range
-from services.payments import errors, listings
+from services.payments import errors, listings, timeline
 from services.payments.api.messages import (
     EVENT_STATUSES,
     QUARANTINE_STATUSES,
@@ -154,6 +155,14 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
             run = await reconciliations.request_run(connection, since=since, actor=actor)
         self._wake_reconciler()
         return pb.StartReconciliationResponse(reconciliation=run_message(run))
+
+    async def GetTimeline(self, request: pb.GetTimelineRequest, _context: object) -> pb.GetTimelineResponse:
+        of = chassis_timeline.wanted(request)
+        async with self._database.worker() as connection:
+            found = await timeline.read_timeline(connection, of)
+        return pb.GetTimelineResponse(
+            entries=[chassis_timeline.as_message("payments", entry, timeline.SUMMARIES) for entry in found]
+        )
 
     async def GetReconciliation(
         self, request: pb.GetReconciliationRequest, _context: object

@@ -5,8 +5,10 @@ Stripe answers is recorded by the worker login (opening.py, closing.py).
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +21,7 @@ from services.chassis.db import Database
 from services.chassis.errors import DomainError
 from services.chassis.fields import as_uuid, in_range
 from services.chassis.ids import uuid7
+from services.chassis.watching import Watchers
 from services.payments import errors, listings, queries, rules
 from services.payments.api.messages import (
     checked_text,
@@ -57,9 +60,17 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
     """One method for each RPC of payments.proto."""
 
     def __init__(
-        self, *, database: Database, keyring: Keyring, opener: Opener, closer: Closer, refunder: Refunder
+        self,
+        *,
+        database: Database,
+        keyring: Keyring,
+        opener: Opener,
+        closer: Closer,
+        refunder: Refunder,
+        watchers: Watchers,
     ) -> None:
         self._refunder = refunder
+        self._watchers = watchers
         self._database = database
         self._keyring = keyring
         self._opener = opener
@@ -212,13 +223,31 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         return await self._opener.open(checkout, deadline=deadline)
 
     async def GetCheckout(self, request: pb.GetCheckoutRequest, _context: object) -> pb.GetCheckoutResponse:
+        checkout = await self._find(
+            as_uuid(request.user_id, field="user_id"), as_uuid(request.checkout_id, field="checkout_id")
+        )
+        return pb.GetCheckoutResponse(checkout=checkout_message(checkout))
+
+    async def WatchCheckout(
+        self, request: pb.WatchCheckoutRequest, context: Any
+    ) -> AsyncGenerator[pb.WatchCheckoutResponse, None]:
         user_id = as_uuid(request.user_id, field="user_id")
         checkout_id = as_uuid(request.checkout_id, field="checkout_id")
+        news = self._watchers.follow(
+            checkout_id, lambda: self._find(user_id, checkout_id), after=request.after_version, call=context
+        )
+        async with aclosing(news):
+            async for checkout, is_final in news:
+                message = None if checkout is None else checkout_message(checkout)
+                yield pb.WatchCheckoutResponse(checkout=message, is_final=is_final)
+
+    async def _find(self, user_id: UUID, checkout_id: UUID) -> Checkout:
+        """Raises CHECKOUT_NOT_FOUND, also for another user's."""
         async with self._database.customer(user_id) as connection:
             checkout = await queries.find_checkout(connection, checkout_id)
         if checkout is None:
             raise errors.checkout_not_found()
-        return pb.GetCheckoutResponse(checkout=checkout_message(checkout))
+        return checkout
 
     async def ExpireOrderCheckout(
         self, request: pb.ExpireOrderCheckoutRequest, _context: object

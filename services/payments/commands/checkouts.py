@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import idempotency
+from services.chassis import idempotency, tracing
 from services.chassis.ids import uuid7
 from services.payments import errors, facts, queries
 from services.payments.models import checkouts
@@ -109,6 +109,7 @@ async def _insert(connection: AsyncConnection, **fields: object) -> Checkout | N
                 attempt_until=func.now() + ATTEMPT_LIFETIME,
                 lease_token=uuid7(),
                 lease_until=func.now() + LEASE,
+                traceparent=tracing.current(),
                 **fields,
             )
             .on_conflict_do_nothing(constraint="checkouts_order_id_key")
@@ -131,6 +132,7 @@ async def bury_order(connection: AsyncConnection, *, user_id: UUID, order_id: UU
                 amount_cents=0,
                 currency=SHOP_CURRENCY,
                 request=_ABSENT,
+                traceparent=tracing.current(),
                 expires_at=func.now(),
                 attempt_until=func.now(),
             )

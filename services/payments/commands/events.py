@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import tracing
 from services.chassis.db import FixedSql
 from services.chassis.ids import uuid7
 from services.payments.errors import LeaseLost
@@ -106,6 +107,7 @@ async def finish_event(
             processed_at=func.now(),
             lease_token=None,
             error=None,
+            trace_id=tracing.trace_id(),
             # A replay that finds everything done keeps what the first time caused.
             **({"effects": [asdict(effect) for effect in effects]} if effects else {}),
         )

@@ -11,6 +11,7 @@ from sqlalchemy import func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import tracing
 from services.chassis.ids import uuid7
 from services.payments import errors, queries
 from services.payments.commands import money_back, payments
@@ -78,6 +79,7 @@ async def _insert(connection: AsyncConnection, payment: Payment, wanted: Wanted)
                 attempt_until=func.now() + ATTEMPT_LIFETIME,
                 lease_token=uuid7(),
                 lease_until=func.now() + LEASE,
+                traceparent=tracing.current(),
             )
             .returning(*REFUND_COLUMNS)
         )

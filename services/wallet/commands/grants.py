@@ -6,6 +6,7 @@ from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import tracing
 from services.wallet import queries, rules
 from services.wallet.commands import ledger
 from services.wallet.errors import GrantOfAnotherUser
@@ -56,7 +57,7 @@ async def apply_grant(
 async def _save_grant(
     connection: AsyncConnection, source_id: str, user_id: UUID, version: int, net_points: int
 ) -> None:
-    newest = {"version": version, "net_points": net_points}
+    newest = {"version": version, "net_points": net_points, "trace_id": tracing.trace_id()}
     await connection.execute(
         insert(grants)
         .values(source_id=source_id, user_id=user_id, **newest)

@@ -4,7 +4,7 @@ Reserve and capture are on the checkout path, so they run fixed SQL on psycopg's
 one statement, a batch of captures three, however many it holds. The rest is rare and uses Core.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.events.v1 import events_pb2
-from services.chassis import outbox
+from services.chassis import outbox, tracing
 from services.chassis.db import FixedSql
 from services.chassis.ids import uuid7
 from services.wallet import queries, rules
@@ -41,8 +41,9 @@ _RESERVE = """
         WHERE id = %(user_id)s AND points - points_held >= %(points)s::bigint
         RETURNING id
     )
-    INSERT INTO holds (user_id, order_id, points, status, due_at)
-    SELECT id, %(order_id)s, %(points)s::bigint, 'held', now() + make_interval(secs => %(hold_seconds)s::int)
+    INSERT INTO holds (user_id, order_id, points, status, due_at, trace_id)
+    SELECT id, %(order_id)s, %(points)s::bigint, 'held', now() + make_interval(secs => %(hold_seconds)s::int),
+        %(trace_id)s
     FROM reserved
     RETURNING id, due_at"""
 _LOCK_BALANCE = "SELECT points, points_held, points_debt FROM profiles WHERE id = %s FOR UPDATE"
@@ -61,15 +62,15 @@ _WRITE_CAPTURES = """
     WITH entry AS (
         INSERT INTO points_transactions
             (id, user_id, seq, amount, type, description, order_id, idempotency_key,
-             balance_after, prev_hash, hash, hash_version, processed_at, created_at)
+             balance_after, prev_hash, hash, hash_version, processed_at, created_at, trace_id)
         SELECT e.id, e.user_id, e.seq, e.amount, 'spend', e.description, e.order_id, e.idempotency_key,
-               e.balance_after, e.prev_hash, e.hash, %(hash_version)s, %(now)s, %(now)s
+               e.balance_after, e.prev_hash, e.hash, %(hash_version)s, %(now)s, %(now)s, e.trace_id
         FROM unnest(
             %(ids)s::uuid[], %(user_ids)s::uuid[], %(seqs)s::bigint[], %(amounts)s::bigint[],
             %(descriptions)s::text[], %(order_ids)s::uuid[], %(keys)s::text[], %(balances)s::bigint[],
-            %(prev_hashes)s::bytea[], %(hashes)s::bytea[]
+            %(prev_hashes)s::bytea[], %(hashes)s::bytea[], %(trace_ids)s::text[]
         ) AS e (id, user_id, seq, amount, description, order_id, idempotency_key, balance_after,
-                prev_hash, hash)
+                prev_hash, hash, trace_id)
     ), captured AS (
         UPDATE holds SET status = 'captured', updated_at = now()
         WHERE order_id = ANY(%(order_ids)s::uuid[]) AND status = 'held'
@@ -127,7 +128,13 @@ async def _reserve(
 ) -> Hold | None:
     cursor = await connection.execute(
         _RESERVE,
-        {"user_id": user_id, "order_id": order_id, "points": points, "hold_seconds": hold_seconds},
+        {
+            "user_id": user_id,
+            "order_id": order_id,
+            "points": points,
+            "hold_seconds": hold_seconds,
+            "trace_id": tracing.trace_id(),
+        },
     )
     row = await cursor.fetchone()
     return None if row is None else Hold(row[0], user_id, order_id, points, 0, "held", row[1])
@@ -150,11 +157,13 @@ async def capture_points(connection: FixedSql, captures: Sequence[Capture]) -> l
         new_id=uuid7,
     )
     if plan.entries:
-        await _write_captures(connection, plan)
+        await _write_captures(connection, plan, trace_ids={each.order_id: each.trace_id for each in captures})
     return plan.outcomes
 
 
-async def _write_captures(connection: FixedSql, plan: CapturePlan) -> None:
+async def _write_captures(
+    connection: FixedSql, plan: CapturePlan, *, trace_ids: Mapping[UUID | None, str | None]
+) -> None:
     entries, accounts = plan.entries, plan.accounts
     cursor = await connection.execute(
         _WRITE_CAPTURES,
@@ -171,6 +180,7 @@ async def _write_captures(connection: FixedSql, plan: CapturePlan) -> None:
             "balances": [entry.balance_after for entry in entries],
             "prev_hashes": [entry.prev_hash for entry in entries],
             "hashes": [entry.hash for entry in entries],
+            "trace_ids": [trace_ids[entry.order_id] for entry in entries],
             "accounts": [account.user_id for account in accounts],
             "points": [account.balance.points for account in accounts],
             "held": [account.balance.held for account in accounts],
@@ -204,7 +214,12 @@ async def release_points(connection: AsyncConnection, *, user_id: UUID, order_id
 async def _leave_tombstone(connection: AsyncConnection, *, user_id: UUID, order_id: UUID) -> None:
     await connection.execute(
         insert(holds).values(
-            user_id=user_id, order_id=order_id, points=0, status="released", due_at=func.now()
+            user_id=user_id,
+            order_id=order_id,
+            points=0,
+            status="released",
+            due_at=func.now(),
+            trace_id=tracing.trace_id(),
         )
     )
 

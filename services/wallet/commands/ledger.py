@@ -7,6 +7,7 @@ from sqlalchemy import func, insert, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import tracing
 from services.chassis.ids import uuid7
 from services.wallet import queries, rules
 from services.wallet.models import points_transactions, profiles
@@ -29,7 +30,9 @@ async def post(connection: AsyncConnection, account: Account, posting: Posting, 
     after, entry = rules.append(
         account, posting, balance=balance, id=uuid7(), now=await queries.database_now(connection)
     )
-    await connection.execute(insert(points_transactions).values(asdict(entry)))
+    await connection.execute(
+        insert(points_transactions).values(asdict(entry) | {"trace_id": tracing.trace_id()})
+    )
     await _save(connection, after)
     return entry
 

@@ -1,4 +1,4 @@
-"""Streaming calls: errors both ways, back-pressure, what a client that leaves ends and what it does not."""
+"""Streaming calls: errors both ways, back-pressure, traces, what a client that leaves ends and what not."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
-from services.chassis.errors import NotFound, OutcomeUnknown
-from services.chassis.grpc_client import channel, stream
+from services.chassis import tracing
+from services.chassis.errors import NotFound, OutcomeUnknown, Overloaded, Unavailable
+from services.chassis.grpc_client import channel, open_stream, stream
 from services.chassis.grpc_server import GrpcServer
-from tests.integration.chassis.test_grpc import free_address
+from tests.integration.chassis.support import eventually
+from tests.integration.chassis.test_grpc import free_address, get_profile, serving
 
 Parts = Callable[[], AsyncGenerator[bytes, None]]
 
@@ -113,3 +115,114 @@ async def test_what_comes_before_the_first_part_is_finished_whoever_leaves() -> 
             await reading
         may_go_on.set()
         await finished.wait()
+
+
+class Streams(orders_pb2_grpc.OrdersServiceServicer):
+    """Answers WatchOrder by doing what the test says."""
+
+    def __init__(self, body: Callable[[], AsyncGenerator[int, None]], over: asyncio.Event) -> None:
+        self.body = body
+        self.over = over
+
+    async def WatchOrder(
+        self, _request: Any, context: Any
+    ) -> AsyncGenerator[orders_pb2.WatchOrderResponse, None]:
+        context.add_done_callback(lambda _: self.over.set())
+        async for version in self.body():
+            yield orders_pb2.WatchOrderResponse(order=orders_pb2.Order(version=version))
+
+
+@asynccontextmanager
+async def streaming(
+    body: Callable[[], AsyncGenerator[int, None]], over: asyncio.Event | None = None
+) -> AsyncIterator[tuple[GrpcServer, Callable[[], Any]]]:
+    """A server, and what opens a stream of it; `over` is set when the call is."""
+    address = free_address()
+    server = GrpcServer(address)
+    servicer: Any = Streams
+    server.add(
+        servicer(body, over or asyncio.Event()),
+        orders_pb2_grpc.add_OrdersServiceServicer_to_server,
+        orders_pb2.DESCRIPTOR.services_by_name["OrdersService"],
+    )
+    await server.start()
+    async with channel(address) as open_channel:
+        stub = orders_pb2_grpc.OrdersServiceStub(open_channel)
+        yield server, lambda: open_stream(stub.WatchOrder, orders_pb2.WatchOrderRequest(), timeout_seconds=10)
+    await server.stop()
+
+
+async def test_a_stream_that_is_refused_fails_before_it_is_opened() -> None:
+    async def body() -> AsyncGenerator[int, None]:
+        raise Overloaded("OVERLOADED", "too many", limit=1)
+        yield 1
+
+    async with streaming(body) as (_, opened):
+        with pytest.raises(Unavailable) as caught:
+            await opened().__aenter__()
+    assert (caught.value.reason, caught.value.fields) == ("OVERLOADED", {"limit": "1"})
+
+
+async def test_a_stream_that_was_given_up_finishes_its_step_and_then_cleans_up() -> None:
+    finish, over, steps = asyncio.Event(), asyncio.Event(), []
+
+    async def body() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            steps.append("began")
+            await asyncio.wait_for(finish.wait(), 5)
+            steps.append("finished")
+            yield 2
+            steps.append("went on")
+        finally:
+            steps.append("closed")
+
+    async def has(step: str) -> bool:
+        return step in steps
+
+    async with streaming(body, over) as (_, opened):
+        async with opened() as messages:
+            assert (await anext(messages)).order.version == 1
+            await eventually(lambda: has("began"), "the second step")
+        await asyncio.wait_for(over.wait(), 5)
+        finish.set()
+        await eventually(lambda: has("closed"), "its end")
+    assert steps == ["began", "finished", "closed"]
+
+
+async def test_stopping_lets_a_running_stream_finish() -> None:
+    finish = asyncio.Event()
+
+    async def body() -> AsyncGenerator[int, None]:
+        yield 1
+        await asyncio.wait_for(finish.wait(), 5)
+        yield 2
+
+    async with streaming(body) as (server, opened), opened() as messages:
+        assert (await anext(messages)).order.version == 1
+        stopping = asyncio.create_task(server.stop())
+        finish.set()
+        assert [message.order.version async for message in messages] == [2]
+        await stopping
+
+
+async def test_a_call_goes_on_with_the_callers_trace() -> None:
+    seen: list[str | None] = []
+
+    async def unary() -> None:
+        seen.append(tracing.trace_id())
+
+    async def many() -> AsyncGenerator[int, None]:
+        seen.append(tracing.trace_id())
+        yield 1
+
+    async def ask() -> None:
+        tracing.adopt("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+        address = free_address()
+        async with serving(unary, address):
+            await get_profile(address)
+        async with streaming(many) as (_, opened), opened() as messages:
+            await anext(messages)
+
+    await asyncio.create_task(ask())
+    assert seen == ["4bf92f3577b34da6a3ce929d0e0e4736"] * 2

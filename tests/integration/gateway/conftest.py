@@ -86,6 +86,29 @@ async def mute() -> AsyncIterator[str]:
     await server.stop(None)
 
 
+class _Silent(grpc.GenericRpcHandler):
+    """Takes every stream and has no news."""
+
+    def service(self, _details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any]":
+        async def hang(_request: bytes, context: Any) -> AsyncIterator[bytes]:
+            await context.send_initial_metadata(())
+            await asyncio.Event().wait()
+            yield b""
+
+        return grpc.unary_stream_rpc_method_handler(hang)
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[str]:
+    """The target of a service whose streams stay open."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((_Silent(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
 @dataclass
 class Gateway:
     process: asyncio.subprocess.Process

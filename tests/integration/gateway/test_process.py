@@ -101,6 +101,23 @@ async def test_sigterm_finishes_what_runs_and_exits_0(start_gateway: Starter, pe
     assert await gateway.exit_code() == 0
 
 
+async def test_sigterm_ends_open_streams_at_once(start_gateway: Starter, silent: str) -> None:
+    gateway = await start_gateway(ORDERS_TARGET=silent)
+    path = f"/api/orders/{uuid4()}/events"
+    async with gateway.http.stream("GET", path, headers=token()) as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            200,
+            "text/event-stream; charset=utf-8",
+        )
+        lines = answer.aiter_lines()
+        assert await anext(lines) == ": following"
+        began = time.monotonic()
+        gateway.terminate()
+        assert [line async for line in lines] == ["retry: 2000", ""]
+    assert await gateway.exit_code() == 0
+    assert time.monotonic() - began < 3
+
+
 async def test_sigterm_is_announced_before_the_port_closes(start_gateway: Starter) -> None:
     gateway = await start_gateway(DRAIN_DELAY_SECONDS="1")
     gateway.terminate()

@@ -2,7 +2,7 @@
 when each event is looked at, and when what was seen is settled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from deploy.postgres.roles import LOGINS, role
 from protos.payments.v1 import payments_pb2 as pb
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
+from services.chassis.watching import Watchers
 from services.payments.api.payments import PaymentsServicer
 from services.payments.closing import Closer
 from services.payments.events import EventWorker
@@ -104,6 +105,7 @@ class Desk:
             refunder=Refunder(
                 database=database, stripe=stripe, looker=self._looker, after_commit=_nobody_waits
             ),
+            watchers=Watchers(_nothing_changes, most=1, longest_seconds=1),
         )
         self._reconciler = Reconciler(
             database=database,
@@ -158,6 +160,10 @@ class Desk:
         """As the superuser, who reads past row-level security."""
         cursor = await self._superuser.execute(statement.encode(), values)
         return await cursor.fetchall() if cursor.description else []
+
+
+async def _nothing_changes(_: Collection[UUID]) -> Mapping[UUID, int]:
+    return {}
 
 
 def _nobody_waits() -> None:

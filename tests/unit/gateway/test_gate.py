@@ -1,9 +1,11 @@
 """How many at once, and how long."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -86,6 +88,34 @@ async def test_a_file_may_take_longer_than_a_request(settings: GatewaySettings) 
         assert (await http.get("/api/cart")).json()["code"] == "outcome_unknown"
         door.opened.set()
     assert (await file).status_code == 200
+
+
+async def test_who_follows_something_takes_no_place_of_a_request_and_hears_503_when_all_are_taken(
+    settings_with: Callable[..., GatewaySettings],
+) -> None:
+    door = Door()
+    gate = Gate(door, settings_with(max_running_requests=1, max_waiting_requests=0, max_streams=2))
+    async with client_of(gate) as http, asyncio.TaskGroup() as group:
+        paths = (f"/api/{what}/{uuid4()}/events" for what in ("orders", "checkouts"))
+        following = [group.create_task(http.get(path)) for path in paths]
+        await door.holds(2)
+        refused = await http.get(f"/api/orders/{uuid4()}/events")
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        request = group.create_task(http.get(f"/api/orders/{uuid4()}"))
+        await door.holds(3)
+        door.opened.set()
+    assert [(await answer).status_code for answer in [*following, request]] == [200] * 3
+
+
+async def test_an_answer_names_its_trace_which_may_be_the_callers(settings: GatewaySettings) -> None:
+    door, trace = Door(), "4bf92f3577b34da6a3ce929d0e0e4736"
+    door.opened.set()
+    async with client_of(Gate(door, settings)) as http:
+        named = await http.get("/api/cart", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+        garbled = [await http.get("/api/cart", headers={"traceparent": "00-zz"}) for _ in range(2)]
+    assert named.headers["X-Trace-Id"] == trace
+    assert len({answer.headers["X-Trace-Id"] for answer in garbled}) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", answer.headers["X-Trace-Id"]) for answer in garbled)
 
 
 async def test_whoever_waited_in_vain_is_refused_and_leaves_no_trace() -> None:

@@ -96,7 +96,8 @@ async def test_what_is_away_says_when_to_repeat_and_nothing_of_the_inside(
     answer = await answer_to(api, client, error)
     assert (answer.status_code, answer.json()["code"]) == (503, code)
     assert int(answer.headers["Retry-After"]) >= 1
-    assert answer.json().keys() == {"type", "title", "status", "code"}
+    assert answer.json().keys() == {"type", "title", "status", "code", "traceId"}
+    assert answer.json()["traceId"] == answer.headers["X-Trace-Id"]
 
 
 async def test_a_twin_in_flight_says_when_to_repeat(api: FastAPI, client: httpx.AsyncClient) -> None:

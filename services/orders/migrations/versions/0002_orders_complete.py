@@ -95,6 +95,7 @@ def upgrade() -> None:
         sa.Column("request_hash", sa.LargeBinary(), nullable=False),
         sa.Column("failure_reason", sa.Text(), nullable=True),
         sa.Column("version", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("trace_id", sa.Text(), nullable=True),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("finished_at", sa.TIMESTAMP(timezone=True), nullable=True),
@@ -214,6 +215,7 @@ def upgrade() -> None:
         "order_items", sa.Column("refunded_quantity", sa.Integer(), server_default="0", nullable=False)
     )
     op.add_column("order_history", sa.Column("trace_id", sa.Text(), nullable=True))
+    op.add_column("saga_runs", sa.Column("traceparent", sa.Text(), nullable=True))
     op.create_index(
         "idx_saga_runs_stuck",
         "saga_runs",

@@ -1,4 +1,5 @@
-"""`aishop demo`: both purchases, end to end, on a stack of its own; each step with what it changed where.
+"""`aishop demo`: both purchases and a refund, end to end, on a stack of its own; each step with what it
+changed where.
 Each image is downloaded; at the end the mailbox is read.
 
 Nothing here knows more than a frontend does: REST, the hosted payment page and the mailbox. The changes are
@@ -55,6 +56,7 @@ class Demonstration:
         self._stack = stack
         self._console = console
         self._shopper = Shopper(stack, email="ada@example.com")
+        self._operator = Shopper(stack, email="operator@example.com", operator=True)
         self._number = 0
         self._before: Picture = picture(stack.database_urls)
 
@@ -62,10 +64,12 @@ class Demonstration:
         try:
             self._buy_points()
             self._spend_points()
-            self._buy_by_card()
+            by_card = self._buy_by_card()
+            self._refund(by_card)
             self._read_mail()
         finally:
             self._shopper.close()
+            self._operator.close()
 
     def _buy_points(self) -> None:
         package = next(
@@ -91,7 +95,7 @@ class Demonstration:
         )
         self._download(order["orderId"])
 
-    def _buy_by_card(self) -> None:
+    def _buy_by_card(self) -> str:
         image = self._shopper.get("/api/products")["items"][1]
         items = [{"productId": image["id"], "quantity": 1}]
         order = self._step(
@@ -104,6 +108,21 @@ class Demonstration:
             lambda: self._pay(order["url"], lambda: self._shopper.get(path)["status"] == "completed"),
         )
         self._download(order["orderId"])
+        return str(order["orderId"])
+
+    def _refund(self, order_id: str) -> None:
+        path, body = f"/api/admin/orders/{order_id}/refunds", {"reason": "she changed her mind"}
+
+        def give_back() -> Any:
+            refund = self._operator.post(path, body)
+            wait_until(
+                lambda: self._shopper.get(f"/api/orders/{order_id}")["status"] == "refunded",
+                seconds=_SETTLE_SECONDS,
+                what="the money is back",
+            )
+            return refund
+
+        self._step("an operator refunds it, at Stripe too, and its download ends: POST …/refunds", give_back)
 
     def _download(self, order_id: str) -> None:
         [image] = self._shopper.get(f"/api/orders/{order_id}/downloads")["items"]
@@ -120,7 +139,7 @@ class Demonstration:
         self._console.print(f"[bold]mails at {self._shopper.email}[/]")
         for mail in mails:
             self._console.print(f"  {escape(mail['subject'])}")
-        assert len(mails) == 4, f"two orders, {len(mails)} mails instead of a receipt and a fulfilment each"
+        assert len(mails) == 5, f"{len(mails)} mails: two receipts, two fulfilments and a refund were due"
         [ready, *_] = [mail for mail in mails if ".downloads@" in mail["messageId"]]
         self._console.print("\n[bold]what the fulfilment says[/]")
         self._console.print("\n".join(f"  {line}" for line in escape(ready["text"]).splitlines()))

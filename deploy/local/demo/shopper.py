@@ -1,4 +1,4 @@
-"""A customer at the REST API, and at Stripe's hosted page."""
+"""A customer (or an operator) at the REST API, and at Stripe's hosted page."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,14 +12,14 @@ from deploy.local.stackfile import StackFile
 class Shopper:
     """One signed-in customer. Every answer that is not 2xx raises with the problem's text."""
 
-    def __init__(self, stack: StackFile, *, email: str) -> None:
+    def __init__(self, stack: StackFile, *, email: str, operator: bool = False) -> None:
         self.user_id: UUID = uuid4()
         self.email = email
         token = tokens.mint(
             secret=stack.auth_jwt_secret,
             user_id=self.user_id,
             email=email,
-            operator=False,
+            operator=operator,
             ttl_seconds=3600,
         )
         self._http = httpx.Client(

@@ -1,14 +1,17 @@
 """Sends mails over a few kept SMTP connections.
 
 Whoever completes an order hands its mails over in memory and has leased them by their first next_attempt_at;
-what a crash left behind is claimed from the table once that time has come. Mails are sent with no transaction
-open and then marked. A crash in between sends again under the same Message-ID, by which mail clients drop the
-copy: SMTP knows no once-only delivery.
+what a crash left behind is claimed from the table once that time has come. A mail whose turn comes late is
+left to the table too: somebody else may be about to send it. Mails are sent with no transaction open and then
+marked. A crash in between sends again under the same Message-ID, by which mail clients drop the copy: SMTP
+knows no once-only delivery.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiosmtplib
@@ -39,6 +42,14 @@ _SMTP_SECONDS = 10.0
 _ALERT_AFTER = 10
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A mail that is ours to send until then, on the monotonic clock."""
+
+    mail: Mail
+    until: float
+
+
 class Mailer:
     """Sends what is handed over, and what is left in the table."""
 
@@ -60,7 +71,7 @@ class Mailer:
         self._grant_days = grant_days
         self._lease_seconds = lease_seconds
         self._connections = [_connection(smtp_url) for _ in range(_CONNECTIONS)]
-        self._handed_over: asyncio.Queue[Mail] = asyncio.Queue(_QUEUE)
+        self._handed_over: asyncio.Queue[_Held] = asyncio.Queue(_QUEUE)
         self._worker = Worker("mailer", self._send_left_behind, tick_seconds=_TICK_SECONDS)
         self.wake = self._worker.wake
 
@@ -69,7 +80,7 @@ class Mailer:
         if order.email is not None:
             with suppress(asyncio.QueueFull):
                 for mail in _mails_of(order, confirmed, order.email):
-                    self._handed_over.put_nowait(mail)
+                    self._handed_over.put_nowait(self._held(mail))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -90,12 +101,16 @@ class Mailer:
 
     async def _send_left_behind(self) -> bool:
         async with self._database.worker_statement() as connection:
-            mails = await claim_due(connection, limit=_BATCH, lease_seconds=self._lease_seconds)
+            claimed = await claim_due(connection, limit=_BATCH, lease_seconds=self._lease_seconds)
         failpoints.hit("mail.claimed")
-        await self._send_all(mails)
-        return len(mails) == _BATCH
+        await self._send_all([self._held(mail) for mail in claimed])
+        return len(claimed) == _BATCH
 
-    async def _send_all(self, mails: Sequence[Mail]) -> None:
+    def _held(self, mail: Mail) -> "_Held":
+        """Until half of its lease has passed, so that it is sent and marked within the other half."""
+        return _Held(mail, until=time.monotonic() + self._lease_seconds / 2)
+
+    async def _send_all(self, mails: Sequence["_Held"]) -> None:
         shares = [mails[start::_CONNECTIONS] for start in range(_CONNECTIONS)]
         done = await asyncio.gather(*map(self._send_over, self._connections, shares))
         sent = [mail for share in done for mail in share]
@@ -104,9 +119,11 @@ class Mailer:
             async with self._database.worker_statement() as connection:
                 await mark_sent(connection, sent)
 
-    async def _send_over(self, smtp: aiosmtplib.SMTP, mails: Sequence[Mail]) -> list[Mail]:
+    async def _send_over(self, smtp: aiosmtplib.SMTP, mails: Sequence["_Held"]) -> list[Mail]:
         """Sends one after the other; returns those that were taken."""
-        return [mail for mail in mails if await self._send(smtp, mail)]
+        return [
+            held.mail for held in mails if time.monotonic() < held.until and await self._send(smtp, held.mail)
+        ]
 
     async def _send(self, smtp: aiosmtplib.SMTP, mail: Mail) -> bool:
         to = self._keyring.open(mail.email, place=email_place(mail.order_id)).decode()

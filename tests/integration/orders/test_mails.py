@@ -1,16 +1,24 @@
 """Mails on a running orders service: to whom, once each, and again when the server refuses."""
 
+import asyncio
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from pydantic import SecretStr
 
 from protos.orders.v1 import orders_pb2 as pb
-from tests.integration.orders.shop import Shop
-from tests.integration.wallet.client import refused
+from services.chassis.crypto import Keyring
+from services.chassis.db import Database
+from services.chassis.workers import background
+from services.orders.commands.settling import Confirmed
+from services.orders.mails.mailer import Mailer
+from services.orders.queries.orders import Order, find_order
+from tests.integration.orders.shop import SHOP_URL, Shop
+from tests.integration.wallet.client import KEY, refused
 
 REJECTED = grpc.StatusCode.FAILED_PRECONDITION
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -50,6 +58,41 @@ async def test_while_the_server_refuses_mails_wait_and_then_go_once(shop: Shop) 
     finally:
         shop.smtp.refusing = False
     assert await shop.mails_sent(order.id) == {"receipt", "downloads"}
+
+
+async def test_a_mail_whose_turn_comes_too_late_is_left_to_the_table(shop: Shop, database: Database) -> None:
+    """Two mailers are handed mails that were sent before; only one of them still has its lease."""
+    product_id, orders = await shop.product(), []
+    for _ in range(2):
+        placed = await shop.place(await shop.wallet.user(100), {product_id: 1}, email="ada@example.com")
+        await shop.mails_sent(placed.id)
+        async with database.worker() as connection:
+            orders.append(await find_order(connection, UUID(placed.id)))
+    late, early = orders
+    assert late is not None
+    assert early is not None
+    async with background(
+        handed_over(shop, database, late, lease_seconds=0.0).run(),
+        handed_over(shop, database, early, lease_seconds=60.0).run(),
+    ):
+        async with asyncio.timeout(20):
+            while len(shop.smtp.ids(str(early.id))) < 4:
+                await asyncio.sleep(0.02)
+    assert len(shop.smtp.ids(str(late.id))) == 2
+
+
+def handed_over(shop: Shop, database: Database, order: Order, *, lease_seconds: float) -> Mailer:
+    mailer = Mailer(
+        database,
+        Keyring(SecretStr(f"test:{KEY}")),
+        smtp_url=shop.smtp.url,
+        sender="shop@aishop.test",
+        shop_url=SHOP_URL,
+        grant_days=30,
+        lease_seconds=lease_seconds,
+    )
+    mailer.hand_over(order, Confirmed(order.created_at, order.fulfilled_at, order.version, ["digital"]))
+    return mailer
 
 
 @pytest.mark.parametrize("address", ["ada@example.com, eve@evil.test", "ada@example.com\r\nX: y", "nobody"])

@@ -378,7 +378,7 @@ async def test_movements_are_listed_newest_first_page_by_page(backroom: Backroom
 
 
 async def test_stock_that_is_corrected_while_buyers_reserve_is_never_oversold(backroom: Backroom) -> None:
-    """Six pieces, eight buyers of one, four corrections by one: each has its way, or nothing is left."""
+    """Six pieces, eight buyers, four corrections by one: each has its way, or nothing is left for it."""
     for _ in range(5):
         product_id = (await backroom.create(stock=6)).product.id
         buyers = [backroom.reserve(product_id) for _ in range(8)]

@@ -81,10 +81,12 @@ async def catalog_with(
     )
     server = Valkey.from_url(servers.valkey_url)
     await server.flushdb()
-    async with background(cache.run()):
-        yield Catalog(database, cache, server, servers.admin_url("orders"))
-    await cache.close()
-    await server.aclose()
+    try:
+        async with background(cache.run()):
+            yield Catalog(database, cache, server, servers.admin_url("orders"))
+    finally:
+        await cache.close()
+        await server.aclose()
 
 
 @pytest.fixture

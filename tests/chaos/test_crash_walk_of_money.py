@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ephemeral import RunningStack, running_stack
-from tests.chaos.walking import Flow, card_order, points_order, points_purchase, walk
+from tests.chaos.walking import (
+    Flow,
+    card_order,
+    points_order,
+    points_purchase,
+    refunded_card_order,
+    refunded_points_order,
+    walk,
+)
 
 WALLET = (
     "wallet.reserved.writing",
@@ -27,6 +35,13 @@ PAYMENTS = (
     "relay.acknowledged",
 )
 
+WALLET_REFUND = ("wallet.refunded.writing", "wallet.refunded.committed")
+PAYMENTS_REFUND = (
+    "payments.refund.written",
+    "payments.stripe.refund_created",
+    "payments.refund.recorded",
+)
+
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[RunningStack]:
@@ -41,6 +56,8 @@ def stack() -> Iterator[RunningStack]:
         pytest.param("wallet", WALLET[4:], points_purchase, 30.0, id="wallet-under-a-purchase"),
         pytest.param("payments", PAYMENTS, points_purchase, 60.0, id="payments-under-a-purchase"),
         pytest.param("payments", PAYMENTS[:6], card_order, 60.0, id="payments-under-a-card-order"),
+        pytest.param("wallet", WALLET_REFUND, refunded_points_order, 30.0, id="wallet-under-a-refund"),
+        pytest.param("payments", PAYMENTS_REFUND, refunded_card_order, 60.0, id="payments-under-a-refund"),
     ],
 )
 @pytest.mark.timeout(300)

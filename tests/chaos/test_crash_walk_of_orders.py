@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ephemeral import RunningStack, running_stack
-from tests.chaos.walking import Flow, cancelled_order, card_order, download, points_order, refused_order, walk
+from tests.chaos.walking import (
+    Flow,
+    cancelled_order,
+    card_order,
+    download,
+    points_order,
+    refunded_card_order,
+    refunded_points_order,
+    refused_order,
+    walk,
+)
 
 PLACING = ("orders.place.writing", "orders.place.committed")
 POINTS_ORDER = (
@@ -39,6 +49,21 @@ CANCELLED_ORDER = (
     "saga.undo.recorded",
 )
 
+REFUND = (
+    "orders.refund.requesting",
+    "orders.refund.requested",
+    "saga.give_back.calling",
+    "saga.give_back.called",
+    "orders.refund.writing",
+    "saga.give_back.recorded",
+)
+TOLD_OF_REFUND = (
+    "consumer.orders__payment.handled",
+    "consumer.orders__payment.committed",
+    "consumer.orders__refund.handled",
+    "consumer.orders__refund.committed",
+)
+
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[RunningStack]:
@@ -54,6 +79,8 @@ def stack() -> Iterator[RunningStack]:
         pytest.param(REFUSED_ORDER, refused_order, id="refused-order"),
         pytest.param(CARD_ORDER, card_order, id="card-order"),
         pytest.param(CANCELLED_ORDER, cancelled_order, id="cancelled-order"),
+        pytest.param(REFUND, refunded_points_order, id="refunded-points-order"),
+        pytest.param(TOLD_OF_REFUND, refunded_card_order, id="refunded-card-order"),
     ],
 )
 @pytest.mark.timeout(300)

@@ -31,7 +31,9 @@ async def walk(
     stack: RunningStack, fired: Path, part: str, points: tuple[str, ...], flow: Flow, seconds: float
 ) -> None:
     """Runs a flow until each of the points has killed the part; `fired` is a file that does not exist yet."""
-    async with sign_in(stack.file.gateway_url, stack.file.auth_jwt_secret) as customer:
+    # Who buys may also refund.
+    operator = {"app_metadata": {"role": "operator"}}
+    async with sign_in(stack.file.gateway_url, stack.file.auth_jwt_secret, **operator) as customer:
         await buy_points(customer, "premium")
         await _until(customer, "/api/profile", lambda profile: profile["points"] >= 550, 30)
         product_id = (await see(customer, "/api/products"))["items"][0]["id"]
@@ -93,6 +95,28 @@ async def cancelled_order(customer: Customer, product_id: str, seconds: float) -
     await _page(customer, order["orderId"], seconds)
     await insist(customer, "POST", f"/api/orders/{order['orderId']}/cancel")
     assert (await settled(customer, order["orderId"], seconds=seconds))["status"] == "cancelled"
+
+
+async def refunded_points_order(customer: Customer, product_id: str, seconds: float) -> None:
+    order = await _place(customer, "points", product_id, quantity=1)
+    await settled(customer, order["orderId"], seconds=seconds)
+    await _refund(customer, order["orderId"], seconds)
+
+
+async def refunded_card_order(customer: Customer, product_id: str, seconds: float) -> None:
+    order = await _place(customer, "stripe", product_id, quantity=1)
+    await pay(await _page(customer, order["orderId"], seconds))
+    await settled(customer, order["orderId"], seconds=seconds)
+    await _refund(customer, order["orderId"], seconds)
+
+
+async def _refund(customer: Customer, order_id: str, seconds: float) -> None:
+    body = {"returnStock": True, "reason": "torn"}
+    answer = await insist(customer, "POST", f"/api/admin/orders/{order_id}/refunds", body)
+    assert answer.status_code == 201, answer.text
+    await _until(
+        customer, f"/api/orders/{order_id}", lambda order: bool(order["status"] == "refunded"), seconds
+    )
 
 
 async def points_purchase(customer: Customer, _: str, seconds: float) -> None:

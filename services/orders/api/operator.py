@@ -7,7 +7,7 @@ from uuid import UUID
 
 from protos.orders.v1 import orders_pb2 as pb
 from protos.orders.v1 import orders_pb2_grpc
-from services.chassis import audit_log, cursor
+from services.chassis import audit_log, cursor, failpoints
 from services.chassis import timeline as chassis_timeline
 from services.chassis.db import Database
 from services.chassis.errors import Invalid
@@ -87,6 +87,8 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
                         "points": refund.amount_points,
                     },
                 )
+            failpoints.hit("orders.refund.requesting")
+        failpoints.hit("orders.refund.requested")
         self._wake()
         return pb.RefundOrderResponse(refund=as_refund(refund))
 

@@ -123,6 +123,15 @@ async def test_a_folder_gives_the_file_in_chunks(tmp_path: Path) -> None:
     assert {len(chunk) for chunk in chunks[:-1]} == {CHUNK_BYTES}
 
 
+@pytest.mark.parametrize("key", ["../secret", "a/../../secret", "/secret", "link/../../secret", "", "a"])
+async def test_a_key_that_leads_out_of_the_folder_opens_nothing(tmp_path: Path, key: str) -> None:
+    (tmp_path / "secret").write_text("not yours")
+    (tmp_path / "assets" / "a").mkdir(parents=True)
+    store = AssetStore(AssetSettings(asset_store_url=(tmp_path / "assets").as_uri()))
+    with pytest.raises(Unavailable, match="cannot be read"):
+        await store.open(key)
+
+
 @pytest.mark.parametrize("url", ["", "pictures", "file://host/x", "http://x.test/y", "s3://", "file:x"])
 def test_another_kind_of_store_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="ASSET_STORE_URL"):

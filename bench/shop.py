@@ -4,18 +4,17 @@ import asyncio
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-import nats
 import psycopg
 
 from deploy.local import tokens
-from deploy.local.ephemeral import wait_until
 from deploy.local.stackfile import StackFile
-from protos.events.v1 import events_pb2
-from services.chassis.bus import ensure_stream
+from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
+from services.chassis.grpc_client import call, channel
 
 _POINTS = 1_000_000
 _STOCK = 1_000_000
 _TOKEN_SECONDS = 3600
+_GRANT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,10 @@ class Shop:
 
 
 def fill(stack: StackFile, *, customers: int, products: int) -> Shop:
-    """Gives every customer points the way payments does, by its event, so that the audit holds."""
+    """Gives every customer points as an operator does, so that the audit holds."""
     users = [uuid4() for _ in range(customers)]
     asyncio.run(_grant(stack, users))
     made = _make_products(stack, products)
-    wait_until(lambda: _granted(stack) >= customers, seconds=60, what="points of every customer")
     return Shop([_token(stack, user) for user in users], made)
 
 
@@ -45,19 +43,17 @@ def _token(stack: StackFile, user: UUID) -> str:
 
 
 async def _grant(stack: StackFile, users: list[UUID]) -> None:
-    client = await nats.connect(stack.nats_url)
-    jetstream = client.jetstream()
-    await ensure_stream(jetstream, "PAYMENTS")
-    for user in users:
-        grant = events_pb2.PointsGrantChanged(
-            source_id=str(uuid4()), user_id=str(user), version=1, net_points=_POINTS, description="Bench"
-        )
-        await jetstream.publish(
-            "payments.points.grant_changed",
-            grant.SerializeToString(),
-            headers={"Nats-Msg-Id": str(uuid4())},
-        )
-    await client.close()
+    async with channel(stack.grpc["wallet"]) as wallet:
+        adjust = wallet_pb2_grpc.WalletServiceStub(wallet).AdjustPoints
+        for user in users:
+            request = wallet_pb2.AdjustPointsRequest(
+                user_id=str(user),
+                adjustment_id=str(uuid4()),
+                points=_POINTS,
+                reason="to be spent in the bench",
+                actor="bench",
+            )
+            await call(adjust, request, timeout_seconds=_GRANT_SECONDS)
 
 
 def _make_products(stack: StackFile, count: int) -> list[UUID]:
@@ -78,9 +74,3 @@ def _make_products(stack: StackFile, count: int) -> list[UUID]:
             (ids, _STOCK),
         )
     return ids
-
-
-def _granted(stack: StackFile) -> int:
-    with psycopg.connect(stack.database_urls["wallet"]) as connection:
-        row = connection.execute("SELECT count(*) FROM profiles WHERE points > 0").fetchone()
-    return int(row[0]) if row else 0

@@ -62,7 +62,7 @@ async def connect(settings: GatewaySettings) -> AsyncIterator[Backends]:
     """Lazily connected backends, closed at the end."""
     async with AsyncExitStack() as stack:
         wallet, orders, payments = [
-            await stack.enter_async_context(grpc_client.channel(target))
+            await stack.enter_async_context(grpc_client.channel(target, settings.transport))
             for target in (settings.wallet_target, settings.orders_target, settings.payments_target)
         ]
         # No proxy of the environment, no redirects: the bytes go where we were told.

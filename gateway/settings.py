@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from services.chassis.settings import ProcessSettings
+from services.chassis.settings import GrpcSettings
 
 _MIN_SECRET_BYTES = 32
 
 
-class GatewaySettings(ProcessSettings):
+class GatewaySettings(GrpcSettings):
     """Where to listen, whom to call, whom to believe, and how much at once."""
 
     listen: str

@@ -43,6 +43,12 @@ class Conflict(DomainError):
     category = "conflict"
 
 
+class NotAllowed(DomainError):
+    """Not for this caller, whatever the request: another service, not a user, made it."""
+
+    category = "not_allowed"
+
+
 class Unavailable(DomainError):
     """Try again later, with the same idempotency key."""
 

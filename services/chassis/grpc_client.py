@@ -3,12 +3,15 @@ errors back.
 
 Retrying is the channel's own (gRPC service config) and safe since every command carries its id. A
 deadline that ran out is an OutcomeUnknown, never a failure: whoever called decides what to do with it.
+With TLS a channel is replaced by one with the new certificate when the files are (transport.py).
 """
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 from google.rpc import error_details_pb2
@@ -24,6 +27,7 @@ from services.chassis.errors import (
     Rejected,
     Unavailable,
 )
+from services.chassis.transport import LOOPBACK, ClientIdentity, Transport
 
 _SERVICE_CONFIG = json.dumps(
     {
@@ -52,6 +56,8 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
+# What a stream that began on a replaced channel still has.
+_LAST_CALLS_SECONDS = 600.0
 _CLASSES: dict[grpc.StatusCode, type[DomainError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: Invalid,
     grpc.StatusCode.FAILED_PRECONDITION: Rejected,
@@ -59,6 +65,8 @@ _CLASSES: dict[grpc.StatusCode, type[DomainError]] = {
     grpc.StatusCode.ABORTED: Conflict,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
+    # Our own table or certificates are wrong: nothing was done, and it passes when they are mended.
+    grpc.StatusCode.PERMISSION_DENIED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: OutcomeUnknown,
     grpc.StatusCode.CANCELLED: OutcomeUnknown,
     # The callee failed in the middle of something.
@@ -67,9 +75,93 @@ _CLASSES: dict[grpc.StatusCode, type[DomainError]] = {
 }
 
 
-def channel(target: str) -> grpc.aio.Channel:
-    """A channel to every replica behind `target` (`host:port`, or `dns:///headless:port`)."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+def channel(target: str, transport: Transport = LOOPBACK) -> grpc.aio.Channel:
+    """A channel to every replica behind `target` (`host:port`, or `dns:///headless:port`).
+
+    Raises InsecureTransportError where `transport` does not suit the target.
+    """
+    transport.require_safe(target)
+    if transport.files is None:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    identity = ClientIdentity(transport.files)
+
+    def connect() -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, identity.credentials(), options=_OPTIONS)
+
+    return _RenewedChannel(connect, identity.is_renewed)
+
+
+class _RenewedChannel(grpc.aio.Channel):
+    """Whichever channel has the current certificate: credentials of a channel never change."""
+
+    def __init__(self, connect: Callable[[], grpc.aio.Channel], is_renewed: Callable[[], bool]) -> None:
+        self._connect = connect
+        self._is_renewed = is_renewed
+        self._channel = connect()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def current(self) -> grpc.aio.Channel:
+        if self._is_renewed():
+            closing = asyncio.ensure_future(self._channel.close(_LAST_CALLS_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._channel = self._connect()
+        return self._channel
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _RenewedMethod(self.current, lambda channel: channel.unary_unary(*args, **kwargs))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _RenewedMethod(self.current, lambda channel: channel.unary_stream(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _RenewedMethod(self.current, lambda channel: channel.stream_unary(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _RenewedMethod(self.current, lambda channel: channel.stream_stream(*args, **kwargs))
+
+    async def close(self, grace: float | None = None) -> None:
+        for closing in self._closing:
+            closing.cancel()
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self.current().get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self.current().channel_ready()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class _RenewedMethod:
+    """A stub's method, of whichever channel is current."""
+
+    def __init__(
+        self, current: Callable[[], grpc.aio.Channel], method_of: Callable[[grpc.aio.Channel], Any]
+    ) -> None:
+        self._current = current
+        self._method_of = method_of
+        self._channel = current()
+        self._method = method_of(self._channel)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        channel = self._current()
+        if channel is not self._channel:
+            self._channel, self._method = channel, self._method_of(channel)
+        return self._method(*args, **kwargs)
 
 
 async def call(method: Any, request: Any, *, timeout_seconds: float) -> Any:

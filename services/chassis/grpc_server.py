@@ -4,10 +4,13 @@ Every handler runs as a task of its own that outlives a cancelled call: a short 
 torn in the middle because a client went away (FAILURES.md, 31). Of a stream this holds for each step from one
 message to the next. At SIGTERM the server says NOT_SERVING, refuses new calls, waits for the running ones,
 then stops.
+
+With TLS each method is open to the callers that the service's table names (`services/<name>/callers.py`);
+health is open to whoever has a certificate, and reflection is not offered.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Set
 from typing import Any, NoReturn
 
 import grpc
@@ -22,7 +25,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.chassis import logs, tracing
-from services.chassis.errors import DomainError, Unavailable
+from services.chassis.errors import DomainError, NotAllowed, Unavailable
+from services.chassis.transport import LOOPBACK, ServerIdentity, Transport, caller_of
 
 log = logs.get(__name__)
 
@@ -31,6 +35,7 @@ STATUS_CODES = {
     "rejected": grpc.StatusCode.FAILED_PRECONDITION,
     "not_found": grpc.StatusCode.NOT_FOUND,
     "conflict": grpc.StatusCode.ABORTED,
+    "not_allowed": grpc.StatusCode.PERMISSION_DENIED,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
     # Which the client does not try again at once.
     "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -50,18 +55,40 @@ _OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 
+# A certificate is looked at when a connection begins: none outlives its certificate for long.
+_TLS_OPTIONS = [
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 10 * 60_000),
+]
+
 Method = Callable[[Any, Any], Awaitable[Any]]
 StreamMethod = Callable[[Any, Any], AsyncGenerator[Any, None]]
+# Who may call what: {full name of the service: {method: callers}}.
+Callers = Mapping[str, Mapping[str, Set[str]]]
 
 
 class GrpcServer:
-    """Serves the given servicers on one address until `stop()`."""
+    """Serves the given servicers on one address until `stop()`.
 
-    def __init__(self, listen: str, *, max_streams: int = 0) -> None:
-        """`max_streams` calls that last may run beside those that do not."""
+    `callers` must have every method of every servicer. `max_streams` calls that last may run beside those
+    that do not. Raises InsecureTransportError where `transport` does not suit the address.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        *,
+        transport: Transport = LOOPBACK,
+        callers: Callers | None = None,
+        max_streams: int = 0,
+    ) -> None:
+        transport.require_safe(listen)
         self._listen = listen
+        self._identity = ServerIdentity(transport.files) if transport.files else None
+        self._callers = callers or {}
         self._server = grpc.aio.server(
-            options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS + max_streams
+            options=[*_OPTIONS, *(_TLS_OPTIONS if self._identity else ())],
+            maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS + max_streams,
         )
         self._health = HealthServicer()
         self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
@@ -74,19 +101,25 @@ class GrpcServer:
         register: Callable[[Any, grpc.aio.Server], None],
         descriptor: ServiceDescriptor,
     ) -> None:
-        """Registers a servicer with every method guarded."""
+        """Registers a servicer with every method guarded, and with TLS open to its callers only."""
         for method in descriptor.methods:
             guard = self._guarded_stream if method.server_streaming else self._guarded
-            setattr(servicer, method.name, guard(getattr(servicer, method.name)))
+            guarded = guard(getattr(servicer, method.name))
+            if self._identity:
+                guarded = _for_callers(self._callers[descriptor.full_name][method.name], guarded)
+            setattr(servicer, method.name, guarded)
         register(servicer, self._server)
         self._names.append(descriptor.full_name)
 
     async def start(self) -> None:
-        reflection.enable_server_reflection([*self._names, reflection.SERVICE_NAME], self._server)
-        self._server.add_insecure_port(self._listen)
+        if self._identity:
+            self._server.add_secure_port(self._listen, self._identity.credentials)
+        else:
+            reflection.enable_server_reflection([*self._names, reflection.SERVICE_NAME], self._server)
+            self._server.add_insecure_port(self._listen)
         await self._server.start()
         await self._report(health_pb2.HealthCheckResponse.SERVING)
-        log.info("grpc.serving", address=self._listen)
+        log.info("grpc.serving", address=self._listen, tls=self._identity is not None)
 
     async def stop(self) -> None:
         """Drains: unready, refuse new calls, finish the running ones."""
@@ -138,6 +171,17 @@ class GrpcServer:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
+
+
+def _for_callers(allowed: Set[str], method: Method) -> Method:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        caller = caller_of(context.auth_context())
+        if caller not in allowed:
+            log.warning("grpc.caller_refused", caller=caller, peer=context.peer())
+            await abort(context, NotAllowed("CALLER_NOT_ALLOWED", f"not for {caller or 'a nameless caller'}"))
+        return await method(request, context)
+
+    return call
 
 
 async def _following(messages: AsyncGenerator[Any, None]) -> Any:

@@ -1,9 +1,12 @@
 """What every service reads from its environment. No secret has a default."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.chassis.transport import TlsFiles, Transport
 
 
 class ProcessSettings(BaseSettings):
@@ -17,7 +20,33 @@ class ProcessSettings(BaseSettings):
     failpoints_fired: Path | None = None
 
 
-class ServiceSettings(ProcessSettings):
+class GrpcSettings(ProcessSettings):
+    """Who serves or calls gRPC: three PEM files for mTLS, all or none (transport.py)."""
+
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
+    # Whose certificates are believed, of callers and of servers.
+    grpc_tls_ca: Path | None = None
+    # Plain text beyond loopback, every caller allowed: for tests, and where a mesh encrypts.
+    grpc_plaintext: bool = False
+
+    @property
+    def transport(self) -> Transport:
+        cert, key, ca = self.grpc_tls_cert, self.grpc_tls_key, self.grpc_tls_ca
+        files = TlsFiles(cert, key, ca) if cert and key and ca else None
+        return Transport(files, is_plaintext_allowed=self.grpc_plaintext)
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        given = [path is not None for path in (self.grpc_tls_cert, self.grpc_tls_key, self.grpc_tls_ca)]
+        if any(given) and not all(given):
+            raise ValueError("GRPC_TLS_CERT, GRPC_TLS_KEY and GRPC_TLS_CA go together: set all or none")
+        if any(given) and self.grpc_plaintext:
+            raise ValueError("GRPC_PLAINTEXT contradicts GRPC_TLS_CERT")
+        return self
+
+
+class ServiceSettings(GrpcSettings):
     """A gRPC service with a database and a seat on the bus."""
 
     # postgresql://<service>_app:…: customer requests, under row-level security.

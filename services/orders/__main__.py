@@ -24,6 +24,7 @@ from services.orders.api.catalog import CatalogService
 from services.orders.api.catalog_operator import CatalogOperatorService
 from services.orders.api.operator import OrdersOperatorService
 from services.orders.api.orders import OrdersService
+from services.orders.callers import CALLERS
 from services.orders.card_saga import CardSaga
 from services.orders.catalog_cache import CatalogCache
 from services.orders.checkout import Checkout
@@ -66,7 +67,11 @@ async def serve(settings: OrdersSettings) -> None:
         grant_days=settings.download_grant_days,
         lease_seconds=settings.mail_lease_seconds,
     )
-    remote = Remote(wallet_target=settings.wallet_target, payments_target=settings.payments_target)
+    remote = Remote(
+        wallet_target=settings.wallet_target,
+        payments_target=settings.payments_target,
+        transport=settings.transport,
+    )
 
     cache = CatalogCache(settings.valkey_url)
 
@@ -131,7 +136,12 @@ async def serve(settings: OrdersSettings) -> None:
     ]
     checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds, reserved=cache.note_products)
     downloads = Downloads(database, keyring, AssetStore(settings), terms)
-    server = GrpcServer(settings.grpc_listen, max_streams=settings.max_watchers)
+    server = GrpcServer(
+        settings.grpc_listen,
+        transport=settings.transport,
+        callers=CALLERS,
+        max_streams=settings.max_watchers,
+    )
     _add_services(server, database, cache, OrdersService(database, checkout, downloads, watchers))
     server.add(
         CatalogOperatorService(database, cache, publish=relay.wake),

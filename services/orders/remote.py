@@ -6,6 +6,7 @@ from uuid import UUID
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis.grpc_client import call, channel
+from services.chassis.transport import LOOPBACK, Transport
 from services.orders.commands.runs import Run
 from services.orders.queries.orders import Order
 
@@ -16,8 +17,8 @@ _PAYMENTS_SECONDS = 5.5
 class Remote:
     """Channels to both services; they connect when first used."""
 
-    def __init__(self, *, wallet_target: str, payments_target: str) -> None:
-        self._channels = [channel(wallet_target), channel(payments_target)]
+    def __init__(self, *, wallet_target: str, payments_target: str, transport: Transport = LOOPBACK) -> None:
+        self._channels = [channel(target, transport) for target in (wallet_target, payments_target)]
         self._wallet = wallet_pb2_grpc.WalletServiceStub(self._channels[0])
         self._payments = payments_pb2_grpc.PaymentsServiceStub(self._channels[1])
 

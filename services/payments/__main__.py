@@ -24,6 +24,7 @@ from services.chassis.workers import Worker, background, run_until_signal
 from services.payments import closing, events, opening, queries, reconciliation, refunding
 from services.payments.api.operator import PaymentsOperatorServicer
 from services.payments.api.payments import PaymentsServicer
+from services.payments.callers import CALLERS
 from services.payments.closing import Closer
 from services.payments.commands.packages import SAMPLE_PACKAGES, SAMPLE_PLANS, add_packages, add_plans
 from services.payments.events import EventWorker
@@ -103,7 +104,12 @@ async def serve(settings: Settings) -> None:
         livemode=settings.livemode,
         wake=handling.wake,
     )
-    grpc = GrpcServer(settings.grpc_listen, max_streams=settings.max_watchers)
+    grpc = GrpcServer(
+        settings.grpc_listen,
+        transport=settings.transport,
+        callers=CALLERS,
+        max_streams=settings.max_watchers,
+    )
     grpc.add(
         PaymentsServicer(
             database=database,

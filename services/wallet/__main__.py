@@ -15,6 +15,7 @@ from services.chassis.grpc_server import GrpcServer
 from services.chassis.relay import Relay
 from services.chassis.workers import Worker, background, run_until_signal
 from services.wallet.api import WalletServicer
+from services.wallet.callers import CALLERS
 from services.wallet.events import SUBSCRIPTIONS
 from services.wallet.overdue import TICK_SECONDS, OverdueHolds
 from services.wallet.settings import WalletSettings
@@ -45,7 +46,7 @@ async def serve(settings: WalletSettings) -> None:
         for of in SUBSCRIPTIONS
     ]
     overdue = OverdueHolds(database=database, relay=relay, ask_again_seconds=settings.hold_ask_again_seconds)
-    server = GrpcServer(settings.grpc_listen)
+    server = GrpcServer(settings.grpc_listen, transport=settings.transport, callers=CALLERS)
     server.add(
         WalletServicer(
             database=database,

@@ -1,0 +1,46 @@
+"""Who may call what of orders, by the name in the caller's certificate. No other service calls orders."""
+
+from services.chassis.grpc_server import Callers
+
+_FOR_CUSTOMERS = frozenset({"gateway"})
+_FOR_OPERATORS = frozenset({"gateway"})
+
+CALLERS: Callers = {
+    "aishop.orders.v1.CatalogService": {
+        "ListProducts": _FOR_CUSTOMERS,
+        "GetProduct": _FOR_CUSTOMERS,
+    },
+    "aishop.orders.v1.CatalogOperatorService": {
+        "ListAllProducts": _FOR_OPERATORS,
+        "CreateProduct": _FOR_OPERATORS,
+        "ChangeProduct": _FOR_OPERATORS,
+        "MoveStock": _FOR_OPERATORS,
+        "ListStockMovements": _FOR_OPERATORS,
+    },
+    "aishop.orders.v1.CartService": {
+        "GetCart": _FOR_CUSTOMERS,
+        "MergeCart": _FOR_CUSTOMERS,
+        "SetCartItem": _FOR_CUSTOMERS,
+        "RemoveCartItem": _FOR_CUSTOMERS,
+        "ClearCart": _FOR_CUSTOMERS,
+    },
+    "aishop.orders.v1.OrdersService": {
+        "PlaceOrder": _FOR_CUSTOMERS,
+        "GetOrder": _FOR_CUSTOMERS,
+        "ListOrders": _FOR_CUSTOMERS,
+        "CancelOrder": _FOR_CUSTOMERS,
+        "WatchOrder": _FOR_CUSTOMERS,
+        "ListDownloads": _FOR_CUSTOMERS,
+        "ReissueDownload": _FOR_CUSTOMERS,
+        "Download": _FOR_CUSTOMERS,
+    },
+    "aishop.orders.v1.OrdersOperatorService": {
+        "InspectOrder": _FOR_OPERATORS,
+        "RefundOrder": _FOR_OPERATORS,
+        "ShipOrder": _FOR_OPERATORS,
+        "ListSagas": _FOR_OPERATORS,
+        "RetrySaga": _FOR_OPERATORS,
+        "CompensateSaga": _FOR_OPERATORS,
+        "GetTimeline": _FOR_OPERATORS,
+    },
+}

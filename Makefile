@@ -13,10 +13,10 @@ TEST_WORKERS ?= 3
 PROTOS := $(wildcard protos/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test chaos lint format protos bench audit locks clean
+.PHONY: help setup demo up down test chaos lint format protos bench audit env compose-test locks clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(SETUP) ## Install everything into .venv
 
@@ -51,7 +51,7 @@ bench: setup ## Orders per second and CPU per order, beside pgbench
 audit: setup ## Check the invariants of the running shop
 	@$(BIN)/aishop audit
 
-lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness
+lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, Dockerfile and compose file
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -59,6 +59,14 @@ lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness
 	@$(BIN)/buf lint
 	@$(BIN)/buf breaking --against protos/released.binpb
 	@$(BIN)/python -m deploy.stubs --check
+	@$(BIN)/hadolint deploy/images/Dockerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+
+env: setup ## Write .env for docker-compose.yml, with random secrets
+	@$(BIN)/python -m deploy.compose.environment
+
+compose-test: setup ## Build, buy, kill containers and audit with Docker; writes docs/compose-report.md
+	@$(BIN)/python -m deploy.compose.trial
 
 format: setup ## Rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix .
@@ -67,9 +75,10 @@ format: setup ## Rewrite the code as ruff wants it
 protos: setup ## Generate the committed stubs
 	@$(BIN)/python -m deploy.stubs
 
-locks: setup ## Resolve pyproject.toml into the two lock files again
+locks: setup ## Resolve pyproject.toml into the lock files again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --group tools -o requirements-tools.lock
 
 clean: ## Remove .venv, caches and the local data folder
 	rm -rf .venv .aishop .aishop-chaos .mypy_cache .pytest_cache .ruff_cache

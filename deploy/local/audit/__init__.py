@@ -6,6 +6,7 @@ broken for a moment, so a finding counts only if a second look, a moment later, 
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from rich.console import Console
@@ -30,27 +31,36 @@ _SHOWN = 50
 
 def audit(stack: StackFile, *, second_look_seconds: float = _SECOND_LOOK_SECONDS) -> list[Finding]:
     """What breaks an invariant, and did so twice; nothing when all of them hold."""
-    first = _look(stack)
-    if not first:
-        return []
-    time.sleep(second_look_seconds)
-    again = set(_look(stack))
-    return [finding for finding in first if finding in again]
+    return _findings(stack.database_urls, second_look_seconds)
 
 
 def main(stack: StackFile, as_json: bool) -> int:
-    """Prints the findings; 1 when there are any."""
-    findings = audit(stack)
+    """Prints the findings of a local stack; 1 when there are any."""
+    return report(stack.database_urls, as_json)
+
+
+def report(database_urls: Mapping[str, str], as_json: bool) -> int:
+    """Prints the findings of these databases; 1 when there are any."""
+    findings = _findings(database_urls, _SECOND_LOOK_SECONDS)
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], default=str))
     else:
         _print(findings)
-        _print_heads(stack)
+        _print_heads(database_urls)
     return 1 if findings else 0
 
 
-def _look(stack: StackFile) -> list[Finding]:
-    with snapshots(stack.database_urls) as databases:
+def _findings(database_urls: Mapping[str, str], second_look_seconds: float) -> list[Finding]:
+    first = _look(database_urls)
+    if not first:
+        return []
+    time.sleep(second_look_seconds)
+    again = set(_look(database_urls))
+    return [finding for finding in first if finding in again]
+
+
+def _look(database_urls: Mapping[str, str]) -> list[Finding]:
+    with snapshots(database_urls) as databases:
         return [finding for check in CHECKS for finding in check(databases)]
 
 
@@ -69,10 +79,10 @@ def _print(findings: list[Finding]) -> None:
     )
 
 
-def _print_heads(stack: StackFile) -> None:
+def _print_heads(database_urls: Mapping[str, str]) -> None:
     """To be noted elsewhere: whoever cuts an audit log short leaves a chain that holds, and another head."""
     console = Console(highlight=False, soft_wrap=True)
-    with snapshots(stack.database_urls) as databases:
+    with snapshots(database_urls) as databases:
         for head in operators.heads(databases):
             console.print(f"audit log of {head.database}: {head.seq} entries, the last is {head.hash}")
 
@@ -81,4 +91,4 @@ def _proves(check: object) -> tuple[str, ...]:
     return getattr(check, "proves", ())
 
 
-__all__ = ["CHECKS", "Finding", "Snapshots", "audit", "main", "snapshots"]
+__all__ = ["CHECKS", "Finding", "Snapshots", "audit", "main", "report", "snapshots"]

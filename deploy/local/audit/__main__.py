@@ -1,0 +1,15 @@
+"""The audit where there is no stack.json, as in containers: `python -m deploy.local.audit [--json]`."""
+
+import sys
+
+from deploy.local.audit import report
+from deploy.local.audit.settings import AuditSettings
+
+
+def main() -> int:
+    """1 when an invariant does not hold."""
+    return report(AuditSettings().urls(), as_json="--json" in sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""`make env`: writes `.env` for docker-compose.yml, with secrets drawn at random, once.
+
+Every value is letters, digits, "_", "-", ":" and "/": nothing that a shell, a URL or compose would read
+otherwise. Passwords begin with a letter, since NATS reads them as values of its configuration file.
+"""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from deploy.local.parts import ROOT
+from deploy.postgres.bootstrap import LOGINS, SERVICES, role
+
+_HEAD = """\
+# Secrets and choices of docker-compose.yml, drawn by `make env`. Keep it out of version control.
+#
+# Profiles: `sandbox` brings a Stripe stand-in and a mailbox, so that no account is needed anywhere;
+# `observability` Prometheus and Grafana. Both: sandbox,observability
+COMPOSE_PROFILES=sandbox
+
+# Where customers find the shop: Stripe sends them back there.
+SHOP_URL=http://127.0.0.1:8080
+
+# The sandbox. For Stripe itself: take `sandbox` out of the profiles, set its key and the secrets of its
+# webhook endpoint (comma separated while one is rolled), and leave STRIPE_API_BASE empty.
+STRIPE_API_BASE=http://stripe:8082
+STRIPE_SECRET_KEY={stripe_key}
+STRIPE_WEBHOOK_SECRETS={webhook_secret}
+
+# The mailbox. For real mail: smtps://user:password@host:465
+SMTP_URL=smtp://mailbox:8025
+MAIL_FROM=shop@aishop.local
+
+# What signs the customers' tokens: the JWT secret of the Supabase project, or this one with `aishop token`.
+AUTH_JWT_SECRET={jwt_secret}
+"""
+
+
+def text() -> str:
+    """The file's text, with new secrets."""
+    head = _HEAD.format(
+        stripe_key=f"sk_test_{secrets.token_hex(16)}",
+        webhook_secret=f"whsec_{secrets.token_hex(16)}",
+        jwt_secret=secrets.token_urlsafe(48),
+    )
+    keys = {f"{service}_DATA_ENCRYPTION_KEYS": f"k1:{secrets.token_urlsafe(32)}" for service in SERVICES}
+    keys["EMAIL_HMAC_KEY"] = secrets.token_urlsafe(32)
+    users = ["POSTGRES", *(role(service, login) for service in SERVICES for login in LOGINS)]
+    users += [*(f"NATS_{service}" for service in SERVICES), "VALKEY", "GRAFANA"]
+    passwords = {f"{user}_PASSWORD": f"p{secrets.token_hex(16)}" for user in users}
+    drawn = [f"{name.upper()}={value}" for name, value in (keys | passwords).items()]
+    return "\n".join([head, "# Keys at rest, and passwords between containers.", *drawn, ""])
+
+
+def write(path: Path) -> None:
+    """FileExistsError rather than another file's secrets lost."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text())
+
+
+def main() -> int:
+    path = ROOT / ".env"
+    try:
+        write(path)
+    except FileExistsError:
+        print(f"{path} is there already, and its secrets are in use: it stays as it is", file=sys.stderr)
+        return 1
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,29 +1,38 @@
 """A customer (or an operator) at the REST API, and at Stripe's hosted page."""
 
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import httpx
 
 from deploy.local import tokens
-from deploy.local.stackfile import StackFile
+
+
+class Shop(Protocol):
+    """Where a shop is, and how its customers' tokens are signed."""
+
+    @property
+    def gateway_url(self) -> str: ...
+
+    @property
+    def auth_jwt_secret(self) -> str: ...
 
 
 class Shopper:
     """One signed-in customer. Every answer that is not 2xx raises with the problem's text."""
 
-    def __init__(self, stack: StackFile, *, email: str, operator: bool = False) -> None:
+    def __init__(self, shop: Shop, *, email: str, operator: bool = False) -> None:
         self.user_id: UUID = uuid4()
         self.email = email
         token = tokens.mint(
-            secret=stack.auth_jwt_secret,
+            secret=shop.auth_jwt_secret,
             user_id=self.user_id,
             email=email,
             operator=operator,
             ttl_seconds=3600,
         )
         self._http = httpx.Client(
-            base_url=stack.gateway_url, headers={"Authorization": f"Bearer {token}"}, timeout=10
+            base_url=shop.gateway_url, headers={"Authorization": f"Bearer {token}"}, timeout=10
         )
         self._browser = httpx.Client(timeout=10)
 

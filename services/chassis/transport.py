@@ -151,13 +151,6 @@ def caller_of(peer: Mapping[str, Iterable[bytes]]) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def host_names(certificate: bytes) -> list[str]:
-    """The host names that a certificate is for."""
-    extensions = x509.load_pem_x509_certificate(certificate).extensions
-    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return names.get_values_for_type(x509.DNSName)
-
-
 def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
     """Changes whenever a file is written or replaced, a mounted secret's symbolic links included."""
     found = [os.stat(path) for path in (files.certificate, files.key, files.authority)]

@@ -275,16 +275,27 @@ def test_a_caller_has_one_name_or_none(uris: list[bytes], name: str | None) -> N
     assert caller_of({"peer_uri": uris, "peer_dns": [b"gateway"]}) == name
 
 
-async def test_the_probe_asks_with_the_servers_own_certificate(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    transport = authority.transport("wallet")
-    assert transport.files is not None
-    async with serving(transport) as target:
-        port = target.rpartition(":")[2]
-        monkeypatch.setenv("GRPC_LISTEN", f"0.0.0.0:{port}")
-        monkeypatch.setenv("GRPC_TLS_CERT", str(transport.files.certificate))
-        monkeypatch.setenv("GRPC_TLS_KEY", str(transport.files.key))
-        monkeypatch.setenv("GRPC_TLS_CA", str(transport.files.authority))
-        assert await asyncio.to_thread(probe.main, []) == 0
-    assert await asyncio.to_thread(probe.main, []) == 1
+async def test_the_probe_asks_with_the_servers_own_certificate(authority: Authority) -> None:
+    files = authority.transport("wallet").files
+    assert files is not None
+    tls = {"GRPC_TLS_CERT": files.certificate, "GRPC_TLS_KEY": files.key, "GRPC_TLS_CA": files.authority}
+    async with serving(Transport(files)) as target:
+        environment = {"GRPC_LISTEN": f"0.0.0.0:{target.rpartition(':')[2]}"}
+        whole = environment | {name: str(path) for name, path in tls.items()}
+        assert await asyncio.to_thread(probe.main, [], whole) == 0
+        assert await asyncio.to_thread(probe.main, [], environment) == 1
+    assert await asyncio.to_thread(probe.main, [], whole) == 1
+
+
+async def test_the_probe_asks_http_servers_too() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_healthz = (await reader.readline()).startswith(b"GET /healthz ")
+        writer.write(b"HTTP/1.1 %d \r\nContent-Length: 0\r\n\r\n" % (200 if is_healthz else 503))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await asyncio.to_thread(probe.main, [], {"LISTEN": f"0.0.0.0:{port}"}) == 0
+        assert await asyncio.to_thread(probe.main, [f"http://127.0.0.1:{port}/healthz"], {}) == 0
+        assert await asyncio.to_thread(probe.main, [f"http://127.0.0.1:{port}/other"], {}) == 1
+    assert await asyncio.to_thread(probe.main, [], {"LISTEN": f"127.0.0.1:{port}"}) == 1

@@ -76,7 +76,7 @@ class Project:
         """
         before = self.state(service)
         docker(
-            *("run", "--rm", "--privileged", "--pid=host", "--user=0", "--network=none"),
+            *("run", "--rm", "--pid=host", "--user=0", "--network=none", "--cap-drop=ALL", "--cap-add=KILL"),
             *(with_image, "python", "-c", _KILL, str(before.pid)),
         )
         return before

@@ -7,7 +7,7 @@ class Report:
     """What was done and seen, in order."""
 
     def __init__(self, title: str) -> None:
-        self._lines = [f"# {title}"]
+        self._lines = [f"# {title}", ""]
 
     def section(self, title: str) -> None:
         self._lines += ["", f"## {title}", ""]

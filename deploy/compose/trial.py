@@ -78,6 +78,7 @@ class Trial:
         self._report.paragraph("Written by `make compose-test`, which did all of this on real containers.")
         self._report.item(f"commit {commit}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
         self._report.item(f"{os.cpu_count()} cores, {memory_gib:.0f} GiB, Linux {platform.release()}")
+        self._report.item(f"load average at the start {os.getloadavg()[0]:.0f}: what else the machine did")
         self._report.item(f"Docker {engine}, compose {compose}")
 
     def _up(self) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from deploy.local.parts import ROOT
-from deploy.postgres.bootstrap import LOGINS, SERVICES, role
+from deploy.postgres.roles import LOGINS, SERVICES, role
 
 _HEAD = """\
 # Secrets and choices of docker-compose.yml, drawn by `make env`. Keep it out of version control.

@@ -2,7 +2,7 @@
 
 from pydantic import SecretStr
 
-from deploy.postgres.bootstrap import LOGINS, SERVICES, role
+from deploy.postgres.roles import LOGINS, SERVICES, role
 from services.chassis.settings import ProcessSettings
 
 

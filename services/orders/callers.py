@@ -12,6 +12,7 @@ CALLERS: Callers = {
     },
     "aishop.orders.v1.CatalogOperatorService": {
         "ListAllProducts": _FOR_OPERATORS,
+        "InspectProduct": _FOR_OPERATORS,
         "CreateProduct": _FOR_OPERATORS,
         "ChangeProduct": _FOR_OPERATORS,
         "MoveStock": _FOR_OPERATORS,

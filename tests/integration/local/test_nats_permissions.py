@@ -21,12 +21,15 @@ from services.chassis.bus import Bus
 from services.chassis.consumer import Subscription
 from services.chassis.workers import background
 from services.orders import events as orders_events
+from services.orders.fulfilment import Terms
 from services.wallet import events as wallet_events
 
 OWNERS = ("wallet", "orders", "payments")
+# Nothing is handled here: what it would do is no matter.
+TERMS = Terms(grant_days=1, downloads=1, reissues=1, link_seconds=1)
 SUBSCRIPTIONS: tuple[tuple[str, Subscription], ...] = (
     *(("wallet", each) for each in wallet_events.SUBSCRIPTIONS),
-    *(("orders", each) for each in orders_events.subscriptions()),
+    *(("orders", each) for each in orders_events.subscriptions(TERMS, forget_catalogue=lambda: None)),
 )
 
 

@@ -18,12 +18,12 @@ from deploy.local.mailbox.settings import MailboxSettings
 from deploy.local.parts import ROOT
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from deploy.pki import PROCESSES
-from deploy.postgres.bootstrap import role
+from deploy.postgres.roles import role
 from deploy.postgres.settings import BootstrapSettings
 from gateway.settings import GatewaySettings
 from services.chassis.settings import GrpcSettings, MigrationSettings, SeedSettings
 from services.chassis.transport import TlsFiles
-from services.orders.settings import OrdersSettings
+from services.orders.settings import OrdersSeedSettings, OrdersSettings
 from services.payments.settings import Settings as PaymentsSettings
 from services.wallet.settings import WalletSettings
 
@@ -33,7 +33,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "migrate-wallet": MigrationSettings,
     "migrate-orders": MigrationSettings,
     "migrate-payments": MigrationSettings,
-    "seed-orders": SeedSettings,
+    "seed-orders": OrdersSeedSettings,
     "seed-payments": SeedSettings,
     "wallet": WalletSettings,
     "orders": OrdersSettings,
@@ -166,6 +166,19 @@ def test_a_service_has_its_own_logins_and_no_others(
     assert written["POSTGRES_PASSWORD"] not in str(of)
 
 
+def test_valkey_and_the_pictures_are_where_orders_looks(
+    services: dict[str, dict[str, Any]], written: dict[str, str]
+) -> None:
+    orders, seed = services["orders"], services["seed-orders"]
+    valkey = f"valkey://:{written['VALKEY_PASSWORD']}@valkey:6379"
+    assert environment_of(orders)["VALKEY_URL"] == valkey
+    assert environment_of(services["valkey"]) == {"VALKEY_PASSWORD": written["VALKEY_PASSWORD"]}
+    store = environment_of(orders)["ASSET_STORE_URL"]
+    assert store == environment_of(seed)["ASSET_STORE_URL"] == "file:///data"
+    assert "assets:/data:ro" in orders["volumes"]
+    assert seed["volumes"] == ["assets:/data"]
+
+
 def test_no_secret_has_a_default_and_each_variable_is_written(written: dict[str, str]) -> None:
     found = {each["name"]: each["how"] for each in VARIABLE.finditer(FILE.read_text())}
     with_defaults = {name for name, how in found.items() if how == ":-"}
@@ -248,7 +261,7 @@ def test_networks_allow_the_edges_of_the_design_and_no_others(services: dict[str
 
     assert "postgres" not in sharing("gateway")
     assert "nats" not in sharing("gateway")
-    assert sharing("valkey") == {"gateway"}
+    assert sharing("valkey") == {"orders"}
     assert sharing("postgres") & {"stripe", "mailbox", "grafana", "prometheus"} == set()
     assert "wallet" not in sharing("stripe")
     internal = yaml.safe_load(FILE.read_text())["networks"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import httpx
 from rich.console import Console
@@ -43,6 +43,8 @@ _START_SECONDS = 600.0
 _BACK_SECONDS = 120.0
 # Between two kills the shop works undisturbed for so long.
 _BREATH_SECONDS = 5.0
+
+Answer = TypeVar("Answer")
 
 
 class Trial:
@@ -109,9 +111,10 @@ class Trial:
         shopper = Shopper(self, email="ada@example.com")
         try:
             self._step("550 points bought on the hosted page and arrived", lambda: _buy_points(shopper))
-            self._step("an image bought with points", lambda: _buy_with_points(shopper))
+            bought = self._step("an image bought with points", lambda: _buy_with_points(shopper))
+            self._step("and downloaded", lambda: _download(shopper, bought))
             self._step("an image bought by card, paid and completed", lambda: _buy_by_card(shopper))
-            self._step("two receipts in the mailbox", lambda: _read_mails(shopper.email))
+            self._step("two mails for each order in the mailbox", lambda: _read_mails(shopper.email))
         finally:
             shopper.close()
 
@@ -196,11 +199,12 @@ class Trial:
         ):
             self._report.item(item)
 
-    def _step(self, what: str, act: Callable[[], Any]) -> None:
+    def _step(self, what: str, act: Callable[[], Answer]) -> Answer:
         self._console.print(what)
         began = time.monotonic()
-        act()
+        answer = act()
         self._report.item(f"{what}: {time.monotonic() - began:.1f} s")
+        return answer
 
 
 # The user, whether the file system can be written to, and what a compiler or installer would be.
@@ -222,9 +226,17 @@ def _buy_points(shopper: Shopper) -> None:
     wait_until(lambda: shopper.get("/api/profile")["points"] == 550, seconds=30, what="points")
 
 
-def _buy_with_points(shopper: Shopper) -> None:
+def _buy_with_points(shopper: Shopper) -> str:
     order = shopper.post("/api/checkout", {"paymentMethod": "points", "items": [_cheapest(shopper)]})
     assert order["status"] == "completed", order
+    return str(order["orderId"])
+
+
+def _download(shopper: Shopper, order_id: str) -> None:
+    [image] = shopper.get(f"/api/orders/{order_id}/downloads")["items"]
+    media_type, content = shopper.download(image["url"])
+    assert media_type.startswith("image/"), media_type
+    assert content, "an empty picture"
 
 
 def _buy_by_card(shopper: Shopper) -> None:
@@ -242,10 +254,10 @@ def _cheapest(shopper: Shopper) -> dict[str, object]:
 def _read_mails(to: str) -> None:
     url = f"http://127.0.0.1:{_PORTS['MAILBOX_PORT']}/api/messages"
 
-    def both_came() -> bool:
-        return len(httpx.get(url, params={"to": to}, trust_env=False).json()["items"]) == 2
+    def all_came() -> bool:
+        return len(httpx.get(url, params={"to": to}, trust_env=False).json()["items"]) == 4
 
-    wait_until(both_came, seconds=60, what="two receipts")
+    wait_until(all_came, seconds=60, what="a receipt and the way to the picture, for both orders")
 
 
 def _size_mib(image: str) -> float:
@@ -270,16 +282,22 @@ def main() -> int:
             "SHOP_URL": f"http://127.0.0.1:{_PORTS['GATEWAY_PORT']}",
         }
         project = Project(_PROJECT, env_file, variables)
+        # What a trial that was cut off left behind has other passwords.
+        _take_down(project)
         try:
             report = Trial(project, written["AUTH_JWT_SECRET"], console).run()
         except BaseException:
             console.print(_last_words(project))
             raise
         finally:
-            project.run("down", "--volumes", "--remove-orphans", seconds=300)
+            _take_down(project)
     _REPORT.write_text(report.text())
     console.print(f"all held; wrote {_REPORT.relative_to(ROOT)}")
     return 0
+
+
+def _take_down(project: Project) -> None:
+    project.run("down", "--volumes", "--remove-orphans", seconds=300)
 
 
 def _last_words(project: Project) -> str:

@@ -49,6 +49,27 @@ class Subscription:
     handle: Handler
 
 
+async def subscribe(
+    jetstream: JetStreamContext, of: Subscription, *, ack_wait_seconds: float
+) -> JetStreamContext.PullSubscription:
+    """Makes the durable or changes it: a subscription alone keeps what one of an earlier start was told."""
+    await jetstream.add_consumer(
+        of.stream,
+        ConsumerConfig(
+            # With a name the broker is asked by a subject that has the filter in it, so that what a service
+            # may read can be told in its permissions (deploy/nats/nats.conf).
+            name=of.durable,
+            durable_name=of.durable,
+            filter_subject=of.subject,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ack_wait_seconds,
+            max_deliver=-1,
+            max_ack_pending=1000,
+        ),
+    )
+    return await jetstream.pull_subscribe(of.subject, durable=of.durable, stream=of.stream)
+
+
 class Consumer:
     """Runs one subscription; `after_commit` wakes whoever works on what the handler wrote."""
 
@@ -78,21 +99,7 @@ class Consumer:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _pull(self, jetstream: JetStreamContext) -> None:
-        # Makes the durable or changes it: a subscription alone keeps what one of an earlier start was told.
-        await jetstream.add_consumer(
-            self._of.stream,
-            ConsumerConfig(
-                durable_name=self._of.durable,
-                filter_subject=self._of.subject,
-                ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=self._ack_wait_seconds,
-                max_deliver=-1,
-                max_ack_pending=1000,
-            ),
-        )
-        subscription = await jetstream.pull_subscribe(
-            self._of.subject, durable=self._of.durable, stream=self._of.stream
-        )
+        subscription = await subscribe(jetstream, self._of, ack_wait_seconds=self._ack_wait_seconds)
         try:
             while True:
                 messages: list[Msg] = []

@@ -13,12 +13,12 @@ from uuid import uuid4
 import nats
 import pytest
 from nats.aio.client import Client
-from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
+from nats.js.api import StreamConfig
 from pydantic import SecretStr
 
 from deploy.local.parts import ROOT
 from services.chassis.bus import Bus
-from services.chassis.consumer import Subscription
+from services.chassis.consumer import Subscription, subscribe
 from services.chassis.workers import background
 from services.orders import events as orders_events
 from services.orders.fulfilment import Terms
@@ -111,12 +111,7 @@ async def test_a_service_reads_what_its_code_listens_to(
     owner = buses[of.stream.lower()].jetstream
     sent = str(uuid4()).encode()
     await owner.publish(of.subject, sent)
-    reader = await buses[user].jetstream.pull_subscribe(
-        of.subject,
-        durable=of.durable,
-        stream=of.stream,
-        config=ConsumerConfig(ack_policy=AckPolicy.EXPLICIT),
-    )
+    reader = await subscribe(buses[user].jetstream, of, ack_wait_seconds=10)
     [message] = await reader.fetch(1, timeout=5)
     assert message.data == sent
     await message.ack_sync(timeout=5)

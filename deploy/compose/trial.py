@@ -33,6 +33,7 @@ from deploy.local.parts import ROOT
 _PROJECT = "aishop-test"
 _REPORT = ROOT / "docs" / "compose-report.md"
 _VERSION = "trial"
+_BASE = "python:3.13-slim-bookworm"
 # Below the ephemeral range, and beside a shop that runs on the usual ones.
 _PORTS = {"GATEWAY_PORT": 18080, "WEBHOOK_PORT": 18081, "STRIPE_PORT": 18082, "MAILBOX_PORT": 18026}
 _OURS = ("wallet", "orders", "payments", "gateway", "stripe", "mailbox")
@@ -91,7 +92,8 @@ class Trial:
         return all(self._project.state(name).is_healthy for name in (*_OURS, "postgres", "nats", "valkey"))
 
     def _images(self) -> None:
-        base_mib = _size_mib("python:3.13-slim-bookworm")
+        self._report.item(f"base images: {_origin(_BASE, 'postgres:18-bookworm')}")
+        base_mib = _size_mib(_BASE)
         rows = []
         for service in ("wallet", "orders", "payments", "gateway", "tools"):
             image = f"aishop/{service}:{_VERSION}"
@@ -194,8 +196,8 @@ class Trial:
             "The profile `observability`: its files are checked, Prometheus and Grafana were not started.",
             "Power loss: SIGKILL leaves the page cache, so that fsync is not proved by it.",
             "Stripe itself: the sandbox stands in. Real mail: the mailbox stands in.",
-            "Where public images cannot be pulled, stand-ins built from Debian's and PyPI's packages have "
-            "their names: the same servers, other packaging.",
+            "Stand-ins for public base images, where this page says so: they are the same "
+            "servers from Debian's and PyPI's packages, packaged otherwise.",
         ):
             self._report.item(item)
 
@@ -258,6 +260,14 @@ def _read_mails(to: str) -> None:
         return len(httpx.get(url, params={"to": to}, trust_env=False).json()["items"]) == 4
 
     wait_until(all_came, seconds=60, what="a receipt and the way to the picture, for both orders")
+
+
+def _origin(*images: str) -> str:
+    """Only an image that came from a registry has a digest there."""
+    digests = [
+        docker("image", "inspect", "--format", "{{len .RepoDigests}}", image).strip() for image in images
+    ]
+    return "built here as stand-ins for the public ones" if "0" in digests else "as published"
 
 
 def _size_mib(image: str) -> float:

@@ -197,6 +197,7 @@ def _service(plan: Plan, service: str, environment: dict[str, str]) -> Part:
             "DATABASE_WORKER_URL": plan.database_url(service, "worker"),
             "NATS_URL": plan.nats_url,
             "GRPC_LISTEN": plan.address(service),
+            "METRICS_LISTEN": plan.address(f"{service} metrics"),
             "DATA_ENCRYPTION_KEYS": plan.secrets.data_encryption_keys,
             **environment,
         },

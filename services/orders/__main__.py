@@ -8,7 +8,7 @@ from uuid import UUID
 import uvloop
 
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, metrics
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import Keyring
@@ -209,7 +209,8 @@ def main() -> None:
         settings = OrdersSettings()
         logs.configure(NAME, settings.log_level)
         failpoints.arm(settings.failpoints, settings.failpoints_fired)
-        uvloop.run(serve(settings))
+        with metrics.serving(settings.metrics_listen):
+            uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":

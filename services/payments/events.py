@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import failpoints, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
-from services.payments import findings, rules
+from services.payments import findings, metrics, rules
 from services.payments.commands import events
 from services.payments.commands.events import ClaimedEvent
 from services.payments.commands.settlement import settle
@@ -109,6 +109,7 @@ class EventWorker:
             await self._again(event, error)
         else:
             failpoints.hit("payments.event.committed")
+            _count(event, outcome)
             log.info(
                 "stripe_event.settled", event_id=event.id, type=event.type, outcome=outcome.settlement.name
             )
@@ -144,6 +145,13 @@ class EventWorker:
         )
         async with self._database.worker() as connection:
             await events.retry_event(connection, event, error=described, delay_seconds=delay)
+
+
+def _count(event: ClaimedEvent, outcome: Outcome) -> None:
+    metrics.count_event(event.type if event.type in READERS else "other", outcome.settlement.name.lower())
+    for effect in outcome.effects:
+        if effect.kind == "quarantine":
+            metrics.count_quarantined(effect.change)
 
 
 def _object_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:

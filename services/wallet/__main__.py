@@ -6,7 +6,7 @@ from pathlib import Path
 import uvloop
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, metrics
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import EmailHasher, Keyring
@@ -79,7 +79,8 @@ def main() -> None:
     settings = WalletSettings()
     logs.configure("wallet", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
-    uvloop.run(serve(settings))
+    with metrics.serving(settings.metrics_listen):
+        uvloop.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -191,6 +191,7 @@ async def test_drift_is_a_metric(process: PaymentsProcess, payments: Payments, s
                 scraped = (await http.get(f"http://{listen}/metrics")).text
     lines = [line for line in scraped.splitlines() if line.startswith("aishop_payments_drift_total")]
     assert any("checkout.session.completed" in line for line in lines)
+    assert 'events_total{outcome="applied",type="checkout.session.completed"}' in scraped
 
 
 def test_what_is_compared_is_what_is_handled() -> None:

@@ -34,7 +34,8 @@ async def listed(shop: Shop, *, limit: int) -> list[pb.Product]:
 async def test_pages_show_every_active_product_once_in_the_order_they_came_in(shop: Shop) -> None:
     hidden = await shop.product(active=False)
     newest = await shop.product()
-    active = [str(row["id"]) for row in await shop.sql("SELECT id FROM products WHERE active ORDER BY id")]
+    statement = "SELECT id FROM products WHERE active ORDER BY created_at, id"
+    active = [str(row["id"]) for row in await shop.sql(statement)]
     for limit in (1, 7, len(active), 100):
         assert [product.id for product in await listed(shop, limit=limit)] == active
     assert active[-1] == str(newest)

@@ -25,17 +25,22 @@ FixedSql = psycopg.AsyncConnection[Row]
 _REQUEST_TIMEOUTS_MS = {"lock_timeout": 1000, "statement_timeout": 1500}
 _WORKER_TIMEOUTS_MS = {"lock_timeout": 5000, "statement_timeout": 5000}
 _IDLE_IN_TRANSACTION_MS = 10_000
-_POOL_WAIT_SECONDS = 1.0
+# How long a connection is waited for. A worker's step is part of a request that has been accepted (a saga's
+# next transaction): one that gives up early is repeated by the caller, and meets itself at work.
+_REQUEST_POOL_WAIT_SECONDS = 1.0
+_WORKER_POOL_WAIT_SECONDS = 4.0
 _RECYCLE_SECONDS = 1800
 
 
-def _engine(url: SecretStr, *, size: int, timeouts_ms: dict[str, int], name: str) -> AsyncEngine:
+def _engine(
+    url: SecretStr, *, size: int, timeouts_ms: dict[str, int], pool_wait_seconds: float, name: str
+) -> AsyncEngine:
     options = timeouts_ms | {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_MS}
     return create_async_engine(
         url.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1),
         pool_size=size,
         max_overflow=0,
-        pool_timeout=_POOL_WAIT_SECONDS,
+        pool_timeout=pool_wait_seconds,
         pool_recycle=_RECYCLE_SECONDS,
         # Every block below ends its own transaction: the pool has nothing left to reset.
         pool_reset_on_return=None,
@@ -52,11 +57,18 @@ class Database:
     """A service's own database, through its two run-time logins."""
 
     def __init__(self, *, app_url: SecretStr, worker_url: SecretStr, pool_size: int, name: str) -> None:
-        self._app = _engine(app_url, size=pool_size, timeouts_ms=_REQUEST_TIMEOUTS_MS, name=name)
+        self._app = _engine(
+            app_url,
+            size=pool_size,
+            timeouts_ms=_REQUEST_TIMEOUTS_MS,
+            pool_wait_seconds=_REQUEST_POOL_WAIT_SECONDS,
+            name=name,
+        )
         self._worker = _engine(
             worker_url,
             size=max(2, pool_size // 2),
             timeouts_ms=_WORKER_TIMEOUTS_MS,
+            pool_wait_seconds=_WORKER_POOL_WAIT_SECONDS,
             name=f"{name}-worker",
         )
         self.worker_url = worker_url

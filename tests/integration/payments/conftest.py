@@ -150,10 +150,10 @@ class Payments:
             cursor = await connection.execute(statement.encode(), parameters)
             return await cursor.fetchall() if cursor.description else []
 
-    async def until(self, query: str, *parameters: object, seconds: float = 20) -> list[dict[str, Any]]:
+    async def until(self, query: str, *parameters: object) -> list[dict[str, Any]]:
         """Waits until the query finds rows."""
         pause = pauses()
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(20):
             while not (rows := await self.sql(query, *parameters)):
                 await asyncio.sleep(next(pause))
         return rows

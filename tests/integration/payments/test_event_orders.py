@@ -342,7 +342,7 @@ async def test_the_events_of_a_subscription_in_any_order_end_in_one_state(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_all_720_orders_end_in_one_state(
     desk: Desk, kind: str, record_property: Callable[[str, object], None]

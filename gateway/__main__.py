@@ -11,6 +11,7 @@ from gateway.settings import GatewaySettings
 from services.chassis import failpoints, logs
 from services.chassis.http_server import serving
 from services.chassis.signals import run_until_signal
+from services.chassis.trace_export import exporting
 
 # Longer than the idle time of common load balancers, or they reuse a connection as it closes.
 _KEEP_ALIVE_SECONDS = 75
@@ -38,7 +39,10 @@ def main() -> None:
     settings = GatewaySettings()
     logs.configure("gateway", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        exporting("gateway", settings),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         runner.run(run(settings))
 
 

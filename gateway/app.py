@@ -69,6 +69,8 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
         description="Buy points, spend them on images, or buy images by card. Errors: /docs/errors.",
         openapi_tags=_TAGS,
         redoc_url=None,
+        # Its spans tell whole paths, and a download's path is its key; ours (gate.py) tell the route.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         redirect_slashes=False,
     )
     api.state.backends = backends

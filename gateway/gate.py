@@ -7,7 +7,9 @@ rest 503 at once, so that a slow service never fills the gateway with requests n
 
 import asyncio
 import re
+from http import HTTPStatus
 
+from opentelemetry.trace import SpanKind
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -96,10 +98,15 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         # The server gives each request a task of its own.
-        tracing.adopt(_traceparent(scope))
-        answer = _Answer(send)
+        with tracing.continued(_traceparent(scope), scope["method"], kind=SpanKind.SERVER) as span:
+            await self._traced(scope, receive, _Answer(send))
+            if route := scope.get("route"):
+                span.update_name(f"{scope['method']} {route.path}")
+
+    async def _traced(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         path = scope["path"]
         is_webhook = path == WEBHOOK_PATH
         if scope["method"] in ("POST", "PUT", "PATCH"):
@@ -140,6 +147,8 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_started = True
+            if message["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                tracing.fail(str(message["status"]))
             headers = MutableHeaders(raw=message["headers"])
             headers.append("X-Content-Type-Options", "nosniff")
             headers.setdefault("Cache-Control", "no-store")

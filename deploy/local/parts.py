@@ -255,7 +255,10 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 def base_environment() -> dict[str, str]:
     """What every child inherits: enough to run, nothing of the caller's settings."""
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "LOG_LEVEL", "RELAY_POLL_SECONDS")
+    kept = (
+        *("PATH", "HOME", "LANG", "TMPDIR", "LOG_LEVEL", "RELAY_POLL_SECONDS"),
+        *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG"),
+    )
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
 
 

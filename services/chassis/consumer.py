@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
+from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import failpoints, inbox, logs, tracing
@@ -132,7 +133,11 @@ class Consumer:
 
     async def _settle(self, message: Msg) -> None:
         """Handles one message, in its own trace, and tells the broker what became of it."""
-        tracing.adopt((message.headers or {}).get(tracing.HEADER))
+        traceparent = (message.headers or {}).get(tracing.HEADER)
+        with tracing.continued(traceparent, f"process {message.subject}", kind=SpanKind.CONSUMER):
+            await self._settle_traced(message)
+
+    async def _settle_traced(self, message: Msg) -> None:
         try:
             await self._handle(message)
         except (DecodeError, ValueError) as error:
@@ -158,6 +163,7 @@ class Consumer:
         self._after_commit()
 
     async def _again(self, message: Msg, error: Exception) -> None:
+        tracing.fail(type(error).__name__)
         deliveries = message.metadata.num_delivered or 1
         delay = min(_MAX_DELAY_SECONDS, 0.25 * 2.0 ** min(deliveries, 12))
         report = log.error if deliveries > _ALERT_AFTER else log.warning
@@ -172,6 +178,7 @@ class Consumer:
 
     async def _park(self, message: Msg, error: str) -> None:
         """Keeps what can never be handled, with its inbox row, and tells the broker not to bring it again."""
+        tracing.fail("dead_letter")
         headers: Mapping[str, str] = message.headers or {}
         message_id = headers.get("Nats-Msg-Id") or f"seq:{message.metadata.sequence.stream}"
         try:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from opentelemetry.trace import SpanKind
 
 from services.chassis import tracing
 from services.chassis.errors import (
@@ -166,10 +167,14 @@ class _RenewedMethod:
 
 async def call(method: Any, request: Any, *, timeout_seconds: float) -> Any:
     """One unary call; raises the callee's DomainError, Unavailable, or OutcomeUnknown."""
-    try:
-        return await method(request, timeout=timeout_seconds, metadata=_metadata())
-    except grpc.aio.AioRpcError as error:
-        raise as_domain_error(error) from error
+    name = type(request).__name__.removesuffix("Request")
+    with tracing.within(name, kind=SpanKind.CLIENT):
+        try:
+            return await method(request, timeout=timeout_seconds, metadata=_metadata())
+        except grpc.aio.AioRpcError as error:
+            failure = as_domain_error(error)
+            tracing.refuse(failure)
+            raise failure from error
 
 
 @asynccontextmanager
@@ -204,8 +209,7 @@ async def _messages(running: Any) -> AsyncIterator[Any]:
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:
-    traceparent = tracing.current()
-    return ((tracing.HEADER, traceparent),) if traceparent else ()
+    return tuple(tracing.carried().items())
 
 
 def as_domain_error(error: grpc.aio.AioRpcError) -> DomainError:

@@ -11,6 +11,7 @@ health is open to whoever has a certificate, and reflection is not offered.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Set
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import grpc
@@ -21,6 +22,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import Span, SpanKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -134,34 +136,33 @@ class GrpcServer:
 
     def _guarded(self, method: Method) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            # grpc gives each call a task of its own.
-            tracing.adopt(_traceparent(context))
-            task = self._started(method(request, context))
-            try:
-                return await asyncio.shield(task)
-            except asyncio.CancelledError:
-                task.add_done_callback(_log_late_failure)
-                raise
-            except Exception as error:  # noqa: BLE001 - answered, and a defect is logged
-                await _answer(context, error, method.__name__)
+            with _span(context, method):
+                task = self._started(method(request, context))
+                try:
+                    return await asyncio.shield(task)
+                except asyncio.CancelledError:
+                    task.add_done_callback(_log_late_failure)
+                    raise
+                except Exception as error:  # noqa: BLE001 - answered, and a defect is logged
+                    await _answer(context, error, method.__name__)
 
         return call
 
     def _guarded_stream(self, method: StreamMethod) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            tracing.adopt(_traceparent(context))
-            messages = method(request, context)
-            step = self._started(_following(messages))
-            try:
-                while (message := await asyncio.shield(step)) is not None:
-                    # Returns when the client has room for more.
-                    await context.write(message)
-                    step = self._started(_following(messages))
-            except Exception as error:  # noqa: BLE001 - answered, and a defect is logged
-                await _answer(context, error, method.__name__)
-            finally:
-                # Not waited for: whoever waits for news is told of the call's end only after this.
-                self._started(_wound_up(step, messages))
+            with _span(context, method):
+                messages = method(request, context)
+                step = self._started(_following(messages))
+                try:
+                    while (message := await asyncio.shield(step)) is not None:
+                        # Returns when the client has room for more.
+                        await context.write(message)
+                        step = self._started(_following(messages))
+                except Exception as error:  # noqa: BLE001 - answered, and a defect is logged
+                    await _answer(context, error, method.__name__)
+                finally:
+                    # Not waited for: whoever waits for news is told of the call's end only after this.
+                    self._started(_wound_up(step, messages))
 
         return call
 
@@ -197,9 +198,13 @@ async def _wound_up(step: "asyncio.Future[Any]", messages: AsyncGenerator[Any, N
     await messages.aclose()
 
 
-def _traceparent(context: "grpc.aio.ServicerContext[Any, Any]") -> str | None:
+def _span(
+    context: "grpc.aio.ServicerContext[Any, Any]", method: Method | StreamMethod
+) -> AbstractContextManager[Span]:
+    """grpc gives each call a task of its own; its span goes on with the caller's trace."""
     metadata = context.invocation_metadata() or ()
-    return next((str(value) for name, value in metadata if name == tracing.HEADER), None)
+    traceparent = next((str(value) for name, value in metadata if name == tracing.HEADER), None)
+    return tracing.continued(traceparent, method.__name__, kind=SpanKind.SERVER)
 
 
 async def _answer(context: "grpc.aio.ServicerContext[Any, Any]", error: Exception, method: str) -> NoReturn:
@@ -208,6 +213,7 @@ async def _answer(context: "grpc.aio.ServicerContext[Any, Any]", error: Exceptio
         await abort(context, error)
     if isinstance(error, (psycopg.OperationalError, DBAPIError, PoolTimeout)):
         await abort(context, _database_error(error))
+    tracing.fail(type(error).__name__)
     log.error("grpc.unexpected_error", method=method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, type(error).__name__)
 
@@ -233,6 +239,7 @@ def _database_error(error: Exception) -> DomainError:
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: DomainError) -> NoReturn:
     """Answers a domain error as its gRPC code with google.rpc.ErrorInfo {reason, metadata}."""
     code = STATUS_CODES[error.category]
+    tracing.refuse(error)
     info = AnyMessage()
     info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.fields))
     status = status_pb2.Status(code=code.value[0], message=error.message, details=[info])

@@ -17,6 +17,8 @@ from uuid import UUID
 import psycopg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.api import PubAck
+from opentelemetry.trace import SpanKind
 from psycopg.rows import class_row
 from pydantic import SecretStr
 
@@ -97,12 +99,7 @@ class Relay:
             rows = await (await cursor.execute(_UNSENT, (_BATCH,))).fetchall()
         if not rows:
             return 0
-        acks = [
-            await jetstream.publish_async(
-                row.subject, row.payload, headers=self._headers(row), wait_stall=_ACK_SECONDS
-            )
-            for row in rows
-        ]
+        acks = [await self._send(jetstream, row) for row in rows]
         failpoints.hit("relay.sent")
         done, late = await asyncio.wait(acks, timeout=_ACK_SECONDS)
         for ack in late:
@@ -116,6 +113,13 @@ class Relay:
             raise TimeoutError(f"{len(rows) - len(sent)} events were not acknowledged")
         return len(rows)
 
+    async def _send(self, jetstream: JetStreamContext, row: _Unsent) -> "asyncio.Future[PubAck]":
+        """The broker's promise to acknowledge."""
+        with tracing.continued(row.traceparent, f"publish {row.subject}", kind=SpanKind.PRODUCER):
+            return await jetstream.publish_async(
+                row.subject, row.payload, headers=self._headers(row), wait_stall=_ACK_SECONDS
+            )
+
     def _headers(self, row: _Unsent) -> dict[str, str]:
         """CloudEvents attributes in NATS headers."""
         headers = {
@@ -127,7 +131,7 @@ class Relay:
             "ce-time": row.created_at.isoformat(),
             "content-type": "application/protobuf",
         }
-        return headers | ({tracing.HEADER: row.traceparent} if row.traceparent else {})
+        return headers | tracing.carried()
 
 
 async def _is_leader(connection: _Connection) -> bool:

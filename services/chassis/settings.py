@@ -20,7 +20,16 @@ class ProcessSettings(BaseSettings):
     failpoints_fired: Path | None = None
 
 
-class GrpcSettings(ProcessSettings):
+class TracedSettings(ProcessSettings):
+    """Any process whose work is part of a customer's trace (trace_export.py)."""
+
+    # Base URL of an OTLP/HTTP collector, http://collector:4318 say; no spans are recorded when empty.
+    otel_exporter_otlp_endpoint: str = ""
+    # The share of new traces that is recorded.
+    otel_traces_sampler_arg: float = Field(default=1.0, ge=0, le=1)
+
+
+class GrpcSettings(TracedSettings):
     """Who serves or calls gRPC: three PEM files for mTLS, all or none (transport.py)."""
 
     grpc_tls_cert: Path | None = None

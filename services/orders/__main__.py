@@ -16,6 +16,7 @@ from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
+from services.chassis.trace_export import exporting
 from services.chassis.watching import Watchers
 from services.chassis.workers import background, run_until_signal
 from services.orders import events
@@ -209,7 +210,7 @@ def main() -> None:
         settings = OrdersSettings()
         logs.configure(NAME, settings.log_level)
         failpoints.arm(settings.failpoints, settings.failpoints_fired)
-        with metrics.serving(settings.metrics_listen):
+        with metrics.serving(settings.metrics_listen), exporting(NAME, settings):
             uvloop.run(serve(settings))
 
 

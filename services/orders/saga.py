@@ -118,7 +118,8 @@ class Runner:
     async def _advance(self, saga: Saga, step: Step, run: Run) -> Run | None:
         failpoints.hit(f"saga.{step.name}.calling")
         try:
-            result = await step.do(run)
+            with tracing.within(step.name):
+                result = await step.do(run)
         except Unavailable as error:
             return await self._again(saga, run, step.name, error)
         except DomainError as error:
@@ -163,6 +164,7 @@ class Runner:
             await runs.wait_at(connection, run, step=step, seconds=seconds, error=error.reason)
 
     async def _park(self, run: Run, error: DomainError) -> None:
+        tracing.fail(error.reason)
         log.error("saga.stuck", order_id=str(run.order_id), saga=run.saga, error=error.reason)
         async with self._database.worker() as connection:
             if await runs.is_ours(connection, run):
@@ -186,13 +188,14 @@ class Runner:
 
     async def _drive_claimed(self, run: Run) -> None:
         """One failing run must not take its neighbours down: it is resumed when its lease expires."""
-        tracing.adopt(run.traceparent)
-        try:
-            await self.drive(run)
-        except DomainError as error:
-            await self._park(run, error)
-        except Exception:
-            log.exception("saga.crashed", order_id=str(run.order_id), step=run.step)
+        with tracing.continued(run.traceparent, f"resume {run.saga}"):
+            try:
+                await self.drive(run)
+            except DomainError as error:
+                await self._park(run, error)
+            except Exception as error:
+                tracing.fail(type(error).__name__)
+                log.exception("saga.crashed", order_id=str(run.order_id), step=run.step)
 
     async def _run_batches(self) -> None:
         while True:
@@ -205,6 +208,10 @@ class Runner:
 
     async def _do_batch(self, step: Step | BatchStep, batch: Sequence[Run]) -> None:
         assert isinstance(step, BatchStep)
+        with tracing.continued(None, f"batch {step.name}", causes=[run.traceparent for run in batch]):
+            await self._do_batch_traced(step, batch)
+
+    async def _do_batch_traced(self, step: BatchStep, batch: Sequence[Run]) -> None:
         try:
             await step.do(batch)
         except Unavailable as error:

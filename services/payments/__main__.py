@@ -19,6 +19,7 @@ from services.chassis.http_server import serving
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
 from services.chassis.settings import SeedSettings
+from services.chassis.trace_export import exporting
 from services.chassis.watching import Watchers
 from services.chassis.workers import Worker, background, run_until_signal
 from services.payments import closing, events, opening, queries, reconciliation, refunding
@@ -176,7 +177,7 @@ def main() -> None:
             settings = Settings()
             logs.configure("payments", settings.log_level)
             failpoints.arm(settings.failpoints, settings.failpoints_fired)
-            with metrics.serving(settings.metrics_listen):
+            with metrics.serving(settings.metrics_listen), exporting("payments", settings):
                 uvloop.run(serve(settings))
         case ["migrate"]:
             # Alembic alone takes a tenth of a second to load, at every start.

@@ -123,12 +123,13 @@ class Closer:
         return len(claimed) == _BATCH
 
     async def _settle(self, checkout: Checkout, deadline: float) -> None:
-        tracing.adopt(checkout.traceparent)
         assert checkout.session_id, "an open checkout has a session"
-        try:
-            await self._opener.record(await self._retrieve(checkout.session_id, deadline))
-        except Exception as error:  # noqa: BLE001 - given back: asked again after a pause
-            log.warning("checkout.overdue", checkout_id=str(checkout.id), error=repr(error))
+        with tracing.continued(checkout.traceparent, "ask about checkout"):
+            try:
+                await self._opener.record(await self._retrieve(checkout.session_id, deadline))
+            except Exception as error:  # noqa: BLE001 - given back: asked again after a pause
+                tracing.fail(type(error).__name__)
+                log.warning("checkout.overdue", checkout_id=str(checkout.id), error=repr(error))
         # A bank debit takes days, so that the pauses grow; a change of state has ended the lease.
         delay = rules.backoff_seconds(checkout.tries, longest=_LONGEST_BACKOFF_SECONDS)
         async with self._database.worker() as connection:

@@ -11,6 +11,7 @@ Failpoints: payments.event.applied (before the commit), payments.event.committed
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -92,11 +93,17 @@ class EventWorker:
         return len(claimed) == _BATCH
 
     async def _settle(self, event: ClaimedEvent) -> None:
+        with ExitStack() as traced:
+            await self._settle_traced(event, traced)
+
+    async def _settle_traced(self, event: ClaimedEvent, traced: ExitStack) -> None:
+        """Whose trace it is shows when the event has been read: what follows belongs to it."""
         try:
             found = await self._read(event)
             async with self._database.worker() as connection:
                 if found is not None:
-                    tracing.adopt(await trace_of(connection, found))
+                    traceparent = await trace_of(connection, found)
+                    traced.enter_context(tracing.continued(traceparent, f"settle {event.type}"))
                 outcome = await self._apply(connection, found)
                 await events.finish_event(
                     connection,
@@ -106,6 +113,7 @@ class EventWorker:
                 )
                 failpoints.hit("payments.event.applied")
         except Exception as error:  # noqa: BLE001 - kept on the row and tried again
+            tracing.fail(type(error).__name__)
             await self._again(event, error)
         else:
             failpoints.hit("payments.event.committed")

@@ -84,13 +84,14 @@ class Opener:
         return len(claimed) == _BATCH
 
     async def _complete(self, checkout: Checkout, deadline: float) -> None:
-        tracing.adopt(checkout.traceparent)
-        log.info("checkout.resumed", checkout_id=str(checkout.id), tries=checkout.tries)
-        try:
-            await self.open(checkout, deadline=deadline)
-        except Exception as error:  # noqa: BLE001 - given back: tried again after a pause
-            log.error("checkout.resume_failed", checkout_id=str(checkout.id), error=repr(error))
-            await self._give_back(checkout)
+        with tracing.continued(checkout.traceparent, "resume checkout"):
+            log.info("checkout.resumed", checkout_id=str(checkout.id), tries=checkout.tries)
+            try:
+                await self.open(checkout, deadline=deadline)
+            except Exception as error:  # noqa: BLE001 - given back: tried again after a pause
+                tracing.fail(type(error).__name__)
+                log.error("checkout.resume_failed", checkout_id=str(checkout.id), error=repr(error))
+                await self._give_back(checkout)
 
     async def open(self, checkout: Checkout, *, deadline: float) -> Checkout:
         """Takes a leased checkout as far as Stripe answers; returns it in its state afterwards, which

@@ -104,10 +104,10 @@ class Reconciler:
         """What changed, by kind."""
         changes: list[str] = []
         async with self._database.worker() as connection:
-            tracing.adopt(await trace_of(connection, findings))
-            for finding in findings:
-                outcome = await settle(connection, finding)
-                changes += [_drift_kind(effect.kind, effect.change) for effect in outcome.effects]
+            with tracing.continued(await trace_of(connection, findings), "reconcile"):
+                for finding in findings:
+                    outcome = await settle(connection, finding)
+                    changes += [_drift_kind(effect.kind, effect.change) for effect in outcome.effects]
         self._after_commit()
         return changes
 

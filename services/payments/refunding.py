@@ -76,8 +76,8 @@ class Refunder:
         return len(claimed) == _BATCH
 
     async def _resume(self, refund: Refund, deadline: float) -> None:
-        tracing.adopt(refund.traceparent)
-        await self._complete(refund, deadline)
+        with tracing.continued(refund.traceparent, "resume refund"):
+            await self._complete(refund, deadline)
 
     async def _complete(self, refund: Refund, deadline: float) -> None:
         try:

@@ -13,6 +13,7 @@ from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.relay import Relay
+from services.chassis.trace_export import exporting
 from services.chassis.workers import Worker, background, run_until_signal
 from services.wallet.api import WalletServicer
 from services.wallet.callers import CALLERS
@@ -79,7 +80,7 @@ def main() -> None:
     settings = WalletSettings()
     logs.configure("wallet", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
-    with metrics.serving(settings.metrics_listen):
+    with metrics.serving(settings.metrics_listen), exporting("wallet", settings):
         uvloop.run(serve(settings))
 
 

@@ -216,13 +216,10 @@ async def test_a_call_goes_on_with_the_callers_trace() -> None:
         seen.append(tracing.trace_id())
         yield 1
 
-    async def ask() -> None:
-        tracing.adopt("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    with tracing.continued("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a test"):
         address = free_address()
         async with serving(unary, address):
             await get_profile(address)
         async with streaming(many) as (_, opened), opened() as messages:
             await anext(messages)
-
-    await asyncio.create_task(ask())
     assert seen == ["4bf92f3577b34da6a3ce929d0e0e4736"] * 2

@@ -11,18 +11,13 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 
-async def adopted(traceparent: str | None) -> tuple[str | None, str | None]:
-    """In a task of its own, as everybody adopts."""
-
-    async def task() -> tuple[str | None, str | None]:
-        tracing.adopt(traceparent)
+def continued(traceparent: str | None) -> tuple[str | None, str | None]:
+    with tracing.continued(traceparent, "a test"):
         return tracing.current(), tracing.trace_id()
 
-    return await asyncio.create_task(task())
 
-
-async def test_a_trace_that_is_named_goes_on() -> None:
-    assert await adopted(PARENT) == (PARENT, TRACE)
+def test_a_trace_that_is_named_goes_on() -> None:
+    assert continued(PARENT) == (PARENT, TRACE)
     assert tracing.trace_id_of(PARENT) == TRACE
 
 
@@ -40,30 +35,33 @@ async def test_a_trace_that_is_named_goes_on() -> None:
         "00-" * 10_000,
     ],
 )
-async def test_what_names_none_begins_one(named: str | None) -> None:
-    (current, first), (_, second) = [await adopted(named) for _ in range(2)]
+def test_what_names_none_begins_one(named: str | None) -> None:
+    (current, first), (_, second) = [continued(named) for _ in range(2)]
     assert first != second
     assert re.fullmatch(f"00-{first}-[0-9a-f]{{16}}-01", current or "")
     assert tracing.trace_id_of(named) is None
 
 
 async def test_tasks_inherit_a_trace_and_keep_their_own() -> None:
-    async def parent() -> None:
-        tracing.adopt(PARENT)
-        other = await adopted(None)
+    async def begun_here() -> str | None:
+        return continued(None)[1]
+
+    with tracing.continued(PARENT, "a test"):
+        other = await asyncio.create_task(begun_here())
         inherited = await asyncio.create_task(asyncio.to_thread(tracing.trace_id))
         assert (inherited, tracing.trace_id()) == (TRACE, TRACE)
-        assert other[1] not in (None, TRACE)
-
-    await asyncio.create_task(parent())
+        assert other not in (None, TRACE)
     assert (tracing.current(), tracing.trace_id()) == (None, None)
 
 
-async def test_logs_tell_the_trace() -> None:
+def test_a_part_of_a_trace_belongs_to_it() -> None:
+    with tracing.continued(PARENT, "a test"), tracing.within("a part"):
+        assert tracing.trace_id() == TRACE
+    with tracing.within("a part of nothing"):
+        assert tracing.trace_id() is None
+
+
+def test_logs_tell_the_trace() -> None:
     assert tracing.add_trace_id(None, "info", {"event": "x"}) == {"event": "x"}
-
-    async def task() -> None:
-        tracing.adopt(PARENT)
+    with tracing.continued(PARENT, "a test"):
         assert tracing.add_trace_id(None, "info", {"event": "x"}) == {"event": "x", "trace_id": TRACE}
-
-    await asyncio.create_task(task())

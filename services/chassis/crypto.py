@@ -35,11 +35,15 @@ class Keyring:
         }
         self._current = pairs[0][0].encode()
 
+    @property
+    def current_head(self) -> bytes:
+        """How every value begins that the newest key sealed."""
+        return bytes([_VERSION, len(self._current)]) + self._current
+
     def seal(self, plain: bytes, *, place: str) -> bytes:
         """Encrypts `plain` for one `place`, e.g. "orders.email:<order id>"."""
         nonce = os.urandom(_NONCE_BYTES)
-        head = bytes([_VERSION, len(self._current)]) + self._current
-        return head + nonce + self._ciphers[self._current].encrypt(nonce, plain, place.encode())
+        return self.current_head + nonce + self._ciphers[self._current].encrypt(nonce, plain, place.encode())
 
     def open(self, sealed: bytes, *, place: str) -> bytes:
         """Decrypts; raises cryptography's InvalidTag for another place, KeyError for a lost key, ValueError

@@ -82,6 +82,13 @@ class MigrationSettings(ProcessSettings):
     database_owner_url: SecretStr
 
 
+class RekeySettings(ProcessSettings):
+    """The one-shot that seals what is stored with the newest key (rekey.py)."""
+
+    database_worker_url: SecretStr
+    data_encryption_keys: SecretStr
+
+
 class SeedSettings(ProcessSettings):
     """The one-shot that puts the sample catalogue in."""
 

@@ -1,4 +1,4 @@
-"""Composition root: `python -m services.orders [migrate|seed]`."""
+"""Composition root: `python -m services.orders [migrate|seed|rekey]`."""
 
 import sys
 from collections.abc import Collection, Mapping
@@ -8,12 +8,13 @@ from uuid import UUID
 import uvloop
 
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
-from services.chassis import failpoints, logs, metrics
+from services.chassis import failpoints, logs, metrics, rekey
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
+from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
 from services.chassis.trace_export import exporting
@@ -38,6 +39,7 @@ from services.orders.queries.orders import Order, versions_of
 from services.orders.refund_saga import RefundSaga
 from services.orders.remote import Remote
 from services.orders.saga import Runner
+from services.orders.sealing import email_place
 from services.orders.settings import OrdersSeedSettings, OrdersSettings
 from services.orders.storage import AssetStore
 
@@ -206,6 +208,8 @@ def main() -> None:
         from services.orders import seed
 
         seed.run(OrdersSeedSettings())
+    elif sys.argv[1:2] == ["rekey"]:
+        rekey.run(NAME, [SealedColumn("orders", "email", email_place)], sys.argv[2:])
     else:
         settings = OrdersSettings()
         logs.configure(NAME, settings.log_level)

@@ -1,5 +1,5 @@
 """Starts payments: `python -m services.payments`; `migrate` brings its database up to date, `seed` puts the
-sample packages in."""
+sample packages in, `rekey` seals what it stores with the newest key."""
 
 import asyncio
 import sys
@@ -10,12 +10,13 @@ from uuid import UUID
 import uvloop
 
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
-from services.chassis import failpoints, logs, metrics
+from services.chassis import failpoints, logs, metrics, rekey
 from services.chassis.bus import Bus
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.http_server import serving
+from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
 from services.chassis.settings import SeedSettings
@@ -30,7 +31,7 @@ from services.payments.closing import Closer
 from services.payments.commands.packages import SAMPLE_PACKAGES, SAMPLE_PLANS, add_packages, add_plans
 from services.payments.events import EventWorker
 from services.payments.looks import Looker
-from services.payments.opening import Opener
+from services.payments.opening import Opener, request_place
 from services.payments.reconciliation import Reconciler
 from services.payments.refunding import Refunder
 from services.payments.settings import Settings
@@ -41,6 +42,10 @@ log = logs.get(__name__)
 
 # What a webhook in flight gets when the process ends; Stripe delivers again what it does not hear of.
 _STOP_SECONDS = 3
+_SEALED = (
+    SealedColumn("checkouts", "request", request_place),
+    SealedColumn("stripe_events", "payload", events.payload_place),
+)
 
 
 async def serve(settings: Settings) -> None:
@@ -186,8 +191,10 @@ def main() -> None:
             migrate.upgrade(Path(__file__).parent / "migrations")
         case ["seed"]:
             asyncio.run(_seed(SeedSettings()))
+        case ["rekey", *arguments]:
+            rekey.run("payments", _SEALED, arguments)
         case _:
-            sys.exit("usage: python -m services.payments [migrate|seed]")
+            sys.exit("usage: python -m services.payments [migrate|seed|rekey]")
 
 
 if __name__ == "__main__":

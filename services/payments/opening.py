@@ -52,15 +52,16 @@ def seal_request(keyring: Keyring, checkout_id: UUID, *, lines: Sequence[Line], 
         "email": email,
         "lines": [[line.title, line.unit_price_cents, line.quantity, line.interval] for line in lines],
     }
-    return keyring.seal(json.dumps(plain).encode(), place=_place(checkout_id))
+    return keyring.seal(json.dumps(plain).encode(), place=request_place(checkout_id))
 
 
 def _open_request(keyring: Keyring, checkout: Checkout) -> tuple[list[Line], str]:
-    plain = json.loads(keyring.open(checkout.request, place=_place(checkout.id)))
+    plain = json.loads(keyring.open(checkout.request, place=request_place(checkout.id)))
     return [Line(*line) for line in plain["lines"]], plain["email"]
 
 
-def _place(checkout_id: UUID) -> str:
+def request_place(checkout_id: UUID) -> str:
+    """Binds a sealed request to its row."""
     return f"checkouts.request:{checkout_id}"
 
 

@@ -1,4 +1,5 @@
-"""Starts wallet: `python -m services.wallet`, or migrates its database with the argument `migrate`."""
+"""Starts wallet: `python -m services.wallet`; `migrate` brings its database up to date, `rekey` seals what it
+stores with the newest key."""
 
 import sys
 from pathlib import Path
@@ -6,16 +7,17 @@ from pathlib import Path
 import uvloop
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
-from services.chassis import failpoints, logs, metrics
+from services.chassis import failpoints, logs, metrics, rekey
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
+from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.trace_export import exporting
 from services.chassis.workers import Worker, background, run_until_signal
-from services.wallet.api import WalletServicer
+from services.wallet.api import WalletServicer, email_place
 from services.wallet.callers import CALLERS
 from services.wallet.events import SUBSCRIPTIONS
 from services.wallet.overdue import TICK_SECONDS, OverdueHolds
@@ -77,6 +79,8 @@ def main() -> None:
 
         migrate.upgrade(Path(__file__).parent / "migrations")
         return
+    if sys.argv[1:2] == ["rekey"]:
+        rekey.run("wallet", [SealedColumn("profiles", "email", email_place)], sys.argv[2:])
     settings = WalletSettings()
     logs.configure("wallet", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)

@@ -76,7 +76,7 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
             email_hmac = self._email_hasher.digest(email) if email else profile.email_hmac
             if email_hmac != profile.email_hmac:
                 assert email_hmac is not None, "an e-mail has a hash"
-                sealed = self._keyring.seal(email.encode(), place=_place(user_id))
+                sealed = self._keyring.seal(email.encode(), place=email_place(user_id))
                 await profiles.keep_email(connection, user_id=user_id, sealed=sealed, email_hmac=email_hmac)
                 profile = Profile(user_id, profile.balance, sealed, email_hmac)
         return wallet_pb2.GetProfileResponse(profile=self._profile_message(profile))
@@ -208,7 +208,7 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
         sealed = profile.email
         return wallet_pb2.Profile(
             id=str(profile.id),
-            email=self._keyring.open(sealed, place=_place(profile.id)).decode() if sealed else "",
+            email=self._keyring.open(sealed, place=email_place(profile.id)).decode() if sealed else "",
             points=profile.balance.points,
             points_held=profile.balance.held,
             points_available=profile.balance.available,
@@ -216,7 +216,7 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
         )
 
 
-def _place(user_id: UUID) -> str:
+def email_place(user_id: UUID) -> str:
     """Where a profile's e-mail is sealed for: it opens in no other row."""
     return f"profiles.email:{user_id}"
 

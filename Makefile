@@ -51,7 +51,7 @@ bench: setup ## Orders per second and CPU per order, beside pgbench
 audit: setup ## Check the invariants of the running shop
 	@$(BIN)/aishop audit
 
-lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, Dockerfile and compose file
+lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, migrations, Dockerfile and compose file
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -59,6 +59,7 @@ lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, Dockerfi
 	@$(BIN)/buf lint
 	@$(BIN)/buf breaking --against protos/released.binpb
 	@$(BIN)/python -m deploy.stubs --check
+	@$(BIN)/python -m deploy.migrations
 	@$(BIN)/hadolint deploy/images/Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 

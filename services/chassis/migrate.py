@@ -1,5 +1,6 @@
 """Runs a service's Alembic history against its own database: `python -m services.<name> migrate`."""
 
+from io import StringIO
 from pathlib import Path
 
 from alembic import command, context
@@ -10,6 +11,7 @@ from services.chassis.settings import MigrationSettings
 
 # Any number: one lock per database, so that replicas starting together migrate one after the other.
 _MIGRATION_LOCK = 4_711
+_LOCK_SECONDS = 5
 
 
 def upgrade(migrations: Path) -> None:
@@ -19,12 +21,32 @@ def upgrade(migrations: Path) -> None:
     command.upgrade(config, "head")
 
 
-def run_online(metadata: MetaData) -> None:
+def sql_of(migrations: Path, *, since: str) -> str:
+    """The SQL of every revision after `since`, as it would be executed; no database is asked."""
+    written = StringIO()
+    config = Config(output_buffer=written)
+    config.set_main_option("script_location", str(migrations))
+    command.upgrade(config, f"{since}:head", sql=True)
+    return written.getvalue()
+
+
+def run(metadata: MetaData) -> None:
     """What a service's `migrations/env.py` calls."""
+    if context.is_offline_mode():
+        context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+        with context.begin_transaction():
+            context.run_migrations()
+    else:
+        _run_online(metadata)
+
+
+def _run_online(metadata: MetaData) -> None:
     url = MigrationSettings().database_owner_url.get_secret_value()
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        # A change that waits for a lock makes everybody else wait behind it: rather fail, and try again.
+        connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
         connection.commit()
         context.configure(connection=connection, target_metadata=metadata)
         with context.begin_transaction():

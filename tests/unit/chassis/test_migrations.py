@@ -1,0 +1,46 @@
+"""What a migration may not do to processes of the version before."""
+
+import pytest
+
+from deploy.migrations import RELEASED, complaints, main
+
+_CREATE = "CREATE TABLE notes (id UUID PRIMARY KEY, body TEXT NOT NULL);"
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("ALTER TABLE orders DROP COLUMN currency;", "ban-drop-column"),
+        ("DROP TABLE mails;", "ban-drop-table"),
+        ("ALTER TABLE orders RENAME COLUMN status TO state;", "renaming-column"),
+        ("ALTER TABLE orders RENAME TO purchases;", "renaming-table"),
+        ("ALTER TABLE orders ALTER COLUMN status TYPE VARCHAR(9);", "changing-column-type"),
+        ("ALTER TABLE orders ADD COLUMN note TEXT NOT NULL;", "adding-required-field"),
+        ("ALTER TABLE orders ADD CONSTRAINT c CHECK (total_cents < 9);", "constraint-missing-not-valid"),
+        ("CREATE INDEX i ON orders (status);", "require-concurrent-index-creation"),
+    ],
+)
+def test_what_breaks_or_stops_the_version_before_is_found(statement: str, rule: str) -> None:
+    assert rule in complaints(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "",
+        _CREATE,
+        f"BEGIN; {_CREATE} CREATE INDEX notes_body ON notes (body); COMMIT;",
+        "ALTER TABLE orders ADD COLUMN note TEXT;",
+        "ALTER TABLE orders ADD COLUMN note TEXT DEFAULT '' NOT NULL;",
+        "ALTER TABLE orders ADD CONSTRAINT c CHECK (total_cents < 9) NOT VALID;",
+        "BEGIN; COMMIT; CREATE INDEX CONCURRENTLY i ON orders (status); BEGIN; COMMIT;",
+        "-- squawk-ignore ban-drop-column\nALTER TABLE orders DROP COLUMN currency;",
+    ],
+)
+def test_what_adds_is_no_trouble(statement: str) -> None:
+    assert complaints(statement) == ""
+
+
+def test_ours_are_no_trouble() -> None:
+    assert set(RELEASED) == {"wallet", "orders", "payments"}
+    assert main() == 0

@@ -224,6 +224,11 @@ KINDS: dict[str, Kind] = {
     "invalid_signature": Kind(
         400, "Invalid signature", "The webhook was not signed with this shop's secret, or is too old."
     ),
+    "invalid_event": Kind(
+        400,
+        "Invalid payload",
+        "It was signed, but is no snapshot event in JSON: set the endpoint's payload style to snapshot.",
+    ),
     "wrong_livemode": Kind(
         400, "Wrong mode", "A test event for a live shop, or the other way round: deliver it to its own shop."
     ),

@@ -32,7 +32,7 @@ _RETURNED = ("content-type", "retry-after")
             "description": "Stored; Stripe need not send it again.",
             "content": {"application/json": {"schema": {"type": "object"}}},
         },
-        **public_problems("invalid_signature", "wrong_livemode", "body_too_large"),
+        **public_problems("invalid_signature", "invalid_event", "wrong_livemode", "body_too_large"),
     },
 )
 async def receive_stripe_webhook(request: Request) -> Response:

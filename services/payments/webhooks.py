@@ -1,9 +1,9 @@
 """Stripe's way in: verify the raw body, keep it, answer; events.py does the rest.
 
 The answer is 200 once the event is committed (again for one that is known), 400 for what Stripe did not
-sign, 413 for more than 512 KiB, 503 when it could not be kept: Stripe then delivers again. Signatures are
-checked over the bytes as they came (docs.stripe.com/webhooks, "Verify manually"): the official helper raises
-on hostile input and takes timestamps of the future.
+sign and for what is no event, 413 for more than 512 KiB, 503 when it could not be kept: Stripe then delivers
+again. Signatures are checked over the bytes as they came (docs.stripe.com/webhooks, "Verify manually"): the
+official helper raises on hostile input and takes timestamps of the future.
 
 Failpoint: payments.event.received (after the commit, before the answer).
 """
@@ -45,7 +45,11 @@ _BODY_SECONDS = 10
 
 
 class BadWebhook(Exception):
-    """Not an event that Stripe signed for us."""
+    """Not signed by Stripe for us."""
+
+
+class NotAnEvent(Exception):
+    """Signed, and nothing that we could keep as an event."""
 
 
 class WrongMode(Exception):
@@ -84,24 +88,29 @@ def _signature_parts(header: str) -> tuple[str, list[str]]:
 
 
 def read_envelope(body: bytes, *, livemode: bool) -> Envelope:
-    """What is kept beside a verified event; BadWebhook when it is none (thin events are none), WrongMode
+    """What is kept beside a verified event; NotAnEvent when it is none (thin events are none), WrongMode
     when it is of the other mode than our key."""
     try:
-        event = json.loads(body.decode("utf-8"))
+        event = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise BadWebhook("json") from error
+        raise NotAnEvent("json") from error
     if not isinstance(event, dict) or event.get("object") != "event":
-        raise BadWebhook("object")
+        raise NotAnEvent("object")
     if event.get("livemode", livemode) is not livemode:
         raise WrongMode
     return envelope_of(event)
+
+
+def _no_number(name: str) -> None:
+    """NaN and Infinity, which are no JSON: whoever is shown the payload could not read it."""
+    raise ValueError(name)
 
 
 def envelope_of(event: dict[str, Any]) -> Envelope:
     """Id, type, time and subject of an event, as it came by webhook or from a listing."""
     created = event.get("created")
     if type(created) is not int or not 0 <= created < _MAX_CREATED:
-        raise BadWebhook("created")
+        raise NotAnEvent("created")
     return Envelope(
         id=_label(event.get("id")),
         type=_label(event.get("type")),
@@ -124,7 +133,7 @@ def _subject(event: dict[str, Any]) -> dict[str, str | None]:
 def _label_or_none(value: Any) -> str | None:
     try:
         return _label(value)
-    except BadWebhook:
+    except NotAnEvent:
         return None
 
 
@@ -132,7 +141,7 @@ def _label(value: Any) -> str:
     """Visible ASCII: Postgres takes no NUL, and logs no line breaks."""
     if isinstance(value, str) and 1 <= len(value) <= _MAX_ID_LENGTH and all("!" <= c <= "~" for c in value):
         return value
-    raise BadWebhook("label")
+    raise NotAnEvent("label")
 
 
 class Receiver:
@@ -173,6 +182,9 @@ class Receiver:
         except BadWebhook as error:
             log.warning("webhook.refused", why=str(error))
             return problem(400, "invalid_signature", "Invalid signature")
+        except NotAnEvent as error:
+            log.warning("webhook.not_an_event", why=str(error))
+            return problem(400, "invalid_event", "Invalid payload")
         except WrongMode:
             log.warning("webhook.wrong_mode", livemode_of_key=self._livemode)
             return problem(400, "wrong_livemode", "Wrong mode")

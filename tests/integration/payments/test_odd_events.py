@@ -47,8 +47,6 @@ async def test_what_cannot_be_read_is_tried_again_with_its_error_shown(payments:
         ({"amount_total": 3999.0}, "amount_total is not a whole number"),
         ({"amount_total": "3999"}, "amount_total is not a whole number"),
         ({"amount_total": True}, "amount_total is not a whole number"),
-        ({"amount_total": float("nan")}, "amount_total is not a whole number"),
-        ({"amount_total": float("inf")}, "amount_total is not a whole number"),
         ({"amount_total": 1 << 63}, "amount_total is out of range"),
         ({"amount_total": -3999}, "amount_total is out of range"),
         ({"id": "cs_\ud800"}, "id is not text"),

@@ -44,6 +44,8 @@ def _engine(
         pool_recycle=_RECYCLE_SECONDS,
         # Every block below ends its own transaction: the pool has nothing left to reset.
         pool_reset_on_return=None,
+        # Errors are logged, and customers' values are no business of a log.
+        hide_parameters=True,
         connect_args={
             "application_name": name,
             "connect_timeout": 3,

@@ -53,6 +53,14 @@ async def test_a_block_that_raises_leaves_nothing(url: str, database: Database) 
     assert sorted(rows(url, "SELECT note FROM effects")) == [("kept",), ("kept at once",)]
 
 
+async def test_an_error_does_not_quote_what_was_written(database: Database) -> None:
+    """It ends in the log."""
+    with pytest.raises(DBAPIError) as failed:
+        async with database.worker() as connection:
+            await connection.execute(text("SELECT no_such(:email)"), {"email": "ada@example.com"})
+    assert "ada@example.com" not in str(failed.value)
+
+
 async def test_both_kinds_of_transaction_share_one_pool(url: str, database: Database) -> None:
     for number in range(20):
         async with database.worker_sql() as fixed:

@@ -1,0 +1,30 @@
+"""What a log line says of an error: where and what, and nothing of the values at hand."""
+
+import json
+import subprocess
+import sys
+
+_FAILING = """
+from services.chassis import logs
+
+logs.configure("wallet", "INFO")
+log = logs.get("here")
+
+def fail(email):
+    raise ValueError("no such thing")
+
+try:
+    fail("ada@example.com")
+except ValueError:
+    log.exception("thing.failed", thing_id="7")
+"""
+
+
+def test_a_logged_traceback_holds_no_local_variables() -> None:
+    ran = subprocess.run([sys.executable, "-c", _FAILING], capture_output=True, text=True, check=True)
+    line = json.loads(ran.stderr)
+    assert (line["event"], line["service"], line["thing_id"]) == ("thing.failed", "wallet", "7")
+    [exception] = line["exception"]
+    assert (exception["exc_type"], exception["exc_value"]) == ("ValueError", "no such thing")
+    assert exception["frames"][-1]["name"] == "fail"
+    assert "ada@example.com" not in ran.stderr

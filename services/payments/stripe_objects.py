@@ -3,7 +3,7 @@
 Malformed names what is wrong and never quotes the payload.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -89,18 +89,32 @@ class Invoice:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """What a subscription bills, how often, and until when that is paid."""
+
+    interval: str
+    current_period_end: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
-    """docs.stripe.com/api/subscriptions/object; the period is that of its only item."""
+    """docs.stripe.com/api/subscriptions/object"""
 
     id: str
     customer_id: str
     status: str
-    interval: str
     cancel_at_period_end: bool
-    current_period_end: datetime
+    items: Sequence[Item]
     ended_at: datetime | None
     metadata: Metadata
     created: datetime
+
+    @property
+    def item(self) -> Item:
+        """The only one; subscriptions of other programs may have several."""
+        if len(self.items) != 1:
+            raise Malformed("a subscription of ours has exactly one item")
+        return self.items[0]
 
 
 def parse_session(fields: Fields) -> Session:
@@ -176,20 +190,23 @@ def parse_invoice(fields: Fields) -> Invoice:
 def parse_subscription(fields: Fields) -> Subscription:
     _check_kind(fields, "subscription")
     items = _mapping(fields, "items").get("data")
-    if not isinstance(items, list) or len(items) != 1:
-        raise Malformed("a subscription of ours has exactly one item")
-    recurring = _mapping(_mapping(items[0], "price"), "recurring")
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        raise Malformed("items is not a list of objects")
     return Subscription(
         id=_required(fields, "id"),
         customer_id=reference(fields, "customer") or "",
         status=_required(fields, "status"),
-        interval=_required(recurring, "interval"),
         cancel_at_period_end=fields.get("cancel_at_period_end") is True,
-        current_period_end=_time(items[0], "current_period_end"),
+        items=[_item(item) for item in items],
         ended_at=None if fields.get("ended_at") is None else _time(fields, "ended_at"),
         metadata=_metadata(fields),
         created=_time(fields, "created"),
     )
+
+
+def _item(fields: Fields) -> Item:
+    recurring = _mapping(_mapping(fields, "price"), "recurring")
+    return Item(_required(recurring, "interval"), _time(fields, "current_period_end"))
 
 
 def parse_id(fields: Fields, kind: str) -> str:

@@ -88,6 +88,9 @@ async def settle_intent(connection: AsyncConnection, intent: Intent) -> Outcome:
     """A payment intent of a checkout that succeeded; of an invoice, the invoice is the news."""
     if not rules.bears_our_metadata(intent.metadata):
         return NOT_OURS
+    if intent.amount_received == 0:
+        # No money came. There is nothing to park, and nothing by which a copy of it would be known.
+        return OLD_NEWS
     paid = Paid(intent.id, intent.amount_received, intent.currency, intent.metadata)
     checkout_id = rules.as_id(intent.metadata.get("checkout_id"))
     checkout = await queries.lock_checkout(connection, checkout_id) if checkout_id else None

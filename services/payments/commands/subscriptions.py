@@ -59,7 +59,7 @@ def _has_changed(before: Subscription, theirs: StripeSubscription) -> bool:
         before.cancel_at_period_end,
         before.current_period_end,
         before.ended_at,
-    ) != (theirs.status, theirs.cancel_at_period_end, theirs.current_period_end, theirs.ended_at)
+    ) != (theirs.status, theirs.cancel_at_period_end, theirs.item.current_period_end, theirs.ended_at)
 
 
 def _change(before: Subscription, theirs: StripeSubscription) -> str:
@@ -81,8 +81,8 @@ async def _begin(connection: AsyncConnection, checkout: Checkout, found: Subscri
             points=checkout.points,
             price_cents=checkout.amount_cents,
             currency=checkout.currency,
-            interval=theirs.interval,
-            current_period_end=theirs.current_period_end,
+            interval=theirs.item.interval,
+            current_period_end=theirs.item.current_period_end,
             cancel_at_period_end=theirs.cancel_at_period_end,
             ended_at=theirs.ended_at,
             observed_at=found.observed_at,
@@ -98,7 +98,7 @@ async def _copy(connection: AsyncConnection, before: Subscription, found: Subscr
         .where(subscriptions.c.id == before.id)
         .values(
             status=theirs.status,
-            current_period_end=theirs.current_period_end,
+            current_period_end=theirs.item.current_period_end,
             cancel_at_period_end=theirs.cancel_at_period_end,
             ended_at=theirs.ended_at,
             observed_at=found.observed_at,
@@ -110,8 +110,11 @@ async def _copy(connection: AsyncConnection, before: Subscription, found: Subscr
 async def settle_invoice(connection: AsyncConnection, found: InvoiceFound) -> Outcome:
     """A paid invoice of a subscription of ours gives its points, once."""
     invoice = found.invoice
+    ours = await _subscription_of(connection, invoice)
+    if ours is None and not rules.bears_our_metadata(invoice.subscription_metadata):
+        return NOT_OURS
     if invoice.status != "paid" or invoice.amount_paid <= 0:
-        return OLD_NEWS if rules.bears_our_metadata(invoice.subscription_metadata) else NOT_OURS
+        return OLD_NEWS
     if found.payment_intent_id is None:
         raise Malformed("a paid invoice names no payment")
     paid = Paid(
@@ -121,10 +124,7 @@ async def settle_invoice(connection: AsyncConnection, found: InvoiceFound) -> Ou
         metadata=invoice.subscription_metadata,
         invoice_id=invoice.id,
     )
-    ours = await _subscription_of(connection, invoice)
     if ours is None:
-        if not rules.bears_our_metadata(invoice.subscription_metadata):
-            return NOT_OURS
         return await park(connection, paid, reason="unknown_checkout", checkout=None)
     reason = rules.invoice_mismatch(invoice, price_cents=ours.price_cents, currency=ours.currency)
     if reason is not None:

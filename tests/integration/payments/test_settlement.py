@@ -12,23 +12,38 @@ import psycopg
 import pytest
 
 from protos.events.v1 import events_pb2
+from services.chassis import idempotency
 from services.chassis.db import Database
 from services.chassis.ids import uuid7
-from services.payments import rules
+from services.payments import queries, rules
 from services.payments.commands import checkouts, refunds
+from services.payments.commands.checkouts import Sale
 from services.payments.commands.payments import Terms, fulfil
 from services.payments.commands.refunds import Wanted
 from services.payments.commands.settlement import settle
 from services.payments.findings import (
     DisputesFound,
     Finding,
+    IntentFound,
+    InvoiceFound,
     Outcome,
     RefundsFound,
     SessionFound,
     Settlement,
+    SubscriptionFound,
 )
 from services.payments.rules import Checkout, Paid
-from services.payments.stripe_objects import Dispute, Refund, Session
+from services.payments.stripe_objects import (
+    Dispute,
+    Intent,
+    Invoice,
+    Item,
+    Malformed,
+    Metadata,
+    Refund,
+    Session,
+    Subscription,
+)
 from tests.integration.payments.conftest import PaymentsProcess
 
 PAID_CENTS, POINTS = 3999, 550
@@ -205,3 +220,53 @@ async def test_two_refunds_at_stripe_under_one_id_of_ours_are_both_kept(books: B
     assert kept == [(False, "succeeded"), (True, "succeeded")]
     [(back,)] = await books.rows("SELECT refunded_cents FROM payments WHERE payment_intent_id = %s", intent)
     assert back == 2000
+
+
+def basket(metadata: Metadata) -> SubscriptionFound:
+    """A subscription of two things at once, which this shop never sells."""
+    items = [Item("month", _BEGAN), Item("year", _BEGAN)]
+    name = f"sub_{uuid4().hex}"
+    return SubscriptionFound(
+        Subscription(name, "cus_1", "active", False, items, None, metadata, _BEGAN), _BEGAN
+    )
+
+
+def paid_by_hand(metadata: Metadata) -> InvoiceFound:
+    """An invoice that somebody marked as paid: Stripe knows no payment of it."""
+    name, of = f"in_{uuid4().hex}", f"sub_{uuid4().hex}"
+    invoice = Invoice(name, "paid", "subscription_cycle", PAID_CENTS, "usd", of, metadata, _BEGAN)
+    return InvoiceFound(invoice, None)
+
+
+async def test_what_another_program_sells_is_not_read_closely(books: Books) -> None:
+    """In an account that is shared, what we could not handle is none of our business."""
+    for found in (basket({"basket": "7"}), paid_by_hand({"basket": "7"})):
+        assert (await books.settle(found)).settlement is Settlement.NOT_OURS
+
+
+async def test_of_ours_what_cannot_be_handled_is_an_error(books: Books) -> None:
+    async with books.database.worker() as connection:
+        plan = await queries.find_plan(connection, "monthly")
+        assert plan is not None
+        user_id, checkout_id = uuid4(), uuid7()
+        request = idempotency.Request(user_id, "POST /api/subscriptions", str(uuid4()), b"hash")
+        checkout = await checkouts.begin_sale(
+            connection,
+            request=request,
+            checkout_id=checkout_id,
+            sale=Sale.of_plan(plan),
+            sealed_request=b"sealed",
+        )
+    assert checkout is not None
+    for found in (basket(rules.metadata_of(checkout)), paid_by_hand(rules.metadata_of(checkout))):
+        with pytest.raises(Malformed):
+            await books.settle(found)
+
+
+async def test_an_intent_that_brought_no_money_leaves_nothing_however_often_it_is_told(books: Books) -> None:
+    """Without an amount it has no payment, and a replay would park it once more."""
+    checkout = await books.order_checkout()
+    intent = Intent(f"pi_{checkout.id}", 0, "usd", rules.metadata_of(checkout))
+    for _ in range(2):
+        assert (await books.settle(IntentFound(intent))).settlement is Settlement.OLD_NEWS
+    assert await books.rows("SELECT 1 FROM quarantine WHERE payment_intent_id = %s", intent.id) == []

@@ -138,7 +138,7 @@ class StripeUnknown(OutcomeUnknown):
     """The call may or may not have taken effect: only the same key or Stripe's listing can tell."""
 
     def __init__(self, why: str) -> None:
-        super().__init__("STRIPE_OUTCOME_UNKNOWN", "Stripe gave no definite answer; try again", why=why)
+        super().__init__("STRIPE_OUTCOME_UNKNOWN", f"Stripe gave no definite answer: {why}", why=why)
 
 
 class StripeBusy(StripeUnknown):
@@ -153,5 +153,5 @@ class StripeRefused(Rejected):
     """A definite no: nothing was done."""
 
     def __init__(self, code: str) -> None:
-        super().__init__("STRIPE_REFUSED", "Stripe refused the request", code=code)
+        super().__init__("STRIPE_REFUSED", f"Stripe refused the request: {code}", code=code)
         self.code = code

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from services.chassis import logs, tracing
@@ -19,11 +20,12 @@ from services.payments import metrics, rules
 from services.payments.commands import events, reconciliations
 from services.payments.commands.reconciliations import SCHEDULE, Reconciliation
 from services.payments.commands.settlement import settle
+from services.payments.errors import StripeRefused
 from services.payments.events import READERS, payload_place
 from services.payments.findings import Finding, SessionFound
 from services.payments.looks import Looker
 from services.payments.stripe_client import CALL_SECONDS, Stripe
-from services.payments.stripe_objects import Fields
+from services.payments.stripe_objects import Fields, Malformed
 from services.payments.traces import trace_of
 from services.payments.webhooks import envelope_of
 
@@ -123,8 +125,9 @@ class _Run:
     def __init__(self, owner: Reconciler, run: Reconciliation) -> None:
         self._owner = owner
         self._run = run
-        self._counts: Counter[str] = Counter()
-        self._drift: Counter[str] = Counter()
+        self._counts = Counter(events_missing=run.events_missing, objects_changed=run.objects_changed)
+        self._drift = Counter(run.drift)
+        self._percent = 0
         self._kept: list[str] = []
 
     async def go(self) -> None:
@@ -163,16 +166,15 @@ class _Run:
         return max(0, min(_EVENTS_END, int(_EVENTS_END * gone / way)))
 
     async def _compare_objects(self) -> None:
-        looks: list[Callable[[], Awaitable[Sequence[Finding]]]] = []
         async with self._owner._database.worker() as connection:
             open_sessions = await reconciliations.unfinished_sessions(connection)
             refunding, disputed = await reconciliations.contested_intents(connection)
             overdue = await reconciliations.overdue_subscriptions(connection)
         looker = self._owner._looker
-        looks += [_one(looker.refunds, intent) for intent in refunding]
-        looks += [_one(looker.disputes, intent) for intent in disputed]
-        looks += [_one(looker.subscription, subscription) for subscription in overdue]
-        looks += [_just(session) for session in await self._ended_among(open_sessions)]
+        looks = [_Look(intent, looker.refunds) for intent in refunding]
+        looks += [_Look(intent, looker.disputes) for intent in disputed]
+        looks += [_Look(subscription, looker.subscription) for subscription in overdue]
+        looks += [_seen(session) for session in await self._ended_among(open_sessions)]
         self._counts["objects_seen"] = len(open_sessions) + len(refunding) + len(disputed) + len(overdue)
         for start in range(0, len(looks), _AT_ONCE):
             await asyncio.gather(*(self._look(look) for look in looks[start : start + _AT_ONCE]))
@@ -193,10 +195,16 @@ class _Run:
             if session.id in open_sessions and session.status != "open"
         ]
 
-    async def _look(self, look: Callable[[], Awaitable[Sequence[Finding]]]) -> None:
-        changes = await self._owner.settle(await look())
-        self._counts["objects_changed"] += bool(changes)
-        self._drift.update(changes)
+    async def _look(self, look: "_Look") -> None:
+        try:
+            changes = await self._owner.settle([await look.find(look.of)])
+        except (StripeRefused, Malformed) as error:
+            # What cannot be read must not keep this run and each that follows from looking at the rest.
+            log.error("reconciliation.not_compared", of=look.of, error=str(error))
+            self._drift["not compared"] += 1
+        else:
+            self._counts["objects_changed"] += bool(changes)
+            self._drift.update(changes)
 
     async def _until_handled(self) -> None:
         """What was found is settled when the run is done, unless Stripe or the worker is in trouble."""
@@ -209,29 +217,34 @@ class _Run:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _keep(self, percent: int, *, is_done: bool = False) -> None:
+        # The second listing of events begins where the first one began.
+        self._percent = max(self._percent, percent)
         async with self._owner._database.worker() as connection:
             await reconciliations.keep_progress(
                 connection,
                 self._run,
                 drift=self._drift,
-                percent=percent,
+                percent=self._percent,
                 counts=self._counts,
                 is_done=is_done,
             )
 
 
-def _one(look: Callable[[str], Awaitable[Finding]], of: str) -> Callable[[], Awaitable[Sequence[Finding]]]:
-    async def ask() -> Sequence[Finding]:
-        return [await look(of)]
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is asked for, and how."""
 
-    return ask
+    of: str
+    find: Callable[[str], Awaitable[Finding]]
 
 
-def _just(finding: Finding) -> Callable[[], Awaitable[Sequence[Finding]]]:
-    async def ask() -> Sequence[Finding]:
-        return [finding]
+def _seen(found: SessionFound) -> _Look:
+    """The listing had it."""
 
-    return ask
+    async def find(_: str) -> Finding:
+        return found
+
+    return _Look(found.session.id, find)
 
 
 async def _chunks(events: AsyncIterator[Fields]) -> AsyncIterator[list[Fields]]:

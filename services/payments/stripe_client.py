@@ -36,6 +36,8 @@ _BUSY_PAUSE_SECONDS = 0.25
 _PAGE = 100
 # More than this, of sessions in 45 minutes say, is beyond what one listing may read.
 _MAX_PAGES = 200
+# A month of a busy shop: whoever lists events has a deadline for each page, and keeps what was read.
+_MAX_EVENT_PAGES = 100_000
 
 _Answer = TypeVar("_Answer")
 _Parsed = TypeVar("_Parsed")
@@ -170,7 +172,12 @@ class Stripe:
         params: dict[str, Any] = {"types": list(types), "created": {"gte": int(since.timestamp())}}
         params |= {"delivery_success": False} if undelivered else {}
         return self._pages(
-            self._client.v1.events.list_async, params, dict, deadline=None, page_seconds=page_seconds
+            self._client.v1.events.list_async,
+            params,
+            dict,
+            deadline=None,
+            page_seconds=page_seconds,
+            most_pages=_MAX_EVENT_PAGES,
         )
 
     async def _pages(
@@ -180,9 +187,10 @@ class Stripe:
         parse: Callable[[Fields], _Parsed],
         deadline: float | None,
         page_seconds: float = CALL_SECONDS,
+        most_pages: int = _MAX_PAGES,
     ) -> AsyncIterator[_Parsed]:
         asked: dict[str, Any] = {**params, "limit": _PAGE}
-        for _ in range(_MAX_PAGES):
+        for _ in range(most_pages):
             until = deadline or asyncio.get_running_loop().time() + page_seconds
             page = await _answer(listing(asked), until)
             for item in page.data:

@@ -248,7 +248,8 @@ async def test_a_replay_names_its_events_in_one_way(stack: RunningStack, operato
     assert nothing.json() == {"ids": []}
     unknown = await act(operator, f"{EVENTS}/evt_unknown/replay")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "stripe_event_not_found")
-    assert audited(stack, "payments", operator) == [("stripe_events.replayed", "0 events", "a test")]
+    # What did nothing is no entry.
+    assert audited(stack, "payments", operator) == []
 
 
 async def stray(stack: RunningStack, operator: Customer, customer: Customer, *, points: str = "100") -> JSON:

@@ -1,7 +1,7 @@
 """What operators see and do. Each action leaves an audit entry in the transaction that does it."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -32,6 +32,7 @@ from services.payments.refunding import Refunder
 _MAX_REPLAY = 1000
 _MAX_ID_LENGTH = 255
 _MAX_REASON_LENGTH = 500
+_CLOCK_SKEW = timedelta(minutes=5)
 
 
 class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer):
@@ -100,14 +101,16 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         chosen = stripe_events.c.id.in_(ids) if ids else wanted.condition()
         async with self._database.worker() as connection:
             replayed = await events.replay_events(connection, chosen, limit=_MAX_REPLAY)
-            await audit_log.append(
-                connection,
-                actor=actor,
-                action="stripe_events.replayed",
-                subject=replayed[0] if len(replayed) == 1 else f"{len(replayed)} events",
-                reason=reason,
-                details={"ids": replayed},
-            )
+            # Nothing found is nothing done.
+            if replayed:
+                await audit_log.append(
+                    connection,
+                    actor=actor,
+                    action="stripe_events.replayed",
+                    subject=replayed[0] if len(replayed) == 1 else f"{len(replayed)} events",
+                    reason=reason,
+                    details={"ids": replayed},
+                )
         self._wake_events()
         return pb.ReplayStripeEventsResponse(ids=replayed)
 
@@ -151,6 +154,9 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         if actor == reconciliations.SCHEDULE:
             raise errors.invalid_field("actor", "an operator")
         since = _time(request.since) if request.HasField("since") else None
+        if since is not None and since > datetime.now(UTC) + _CLOCK_SKEW:
+            # It would compare nothing, and find that nothing differs.
+            raise errors.invalid_field("since", "a time that has passed")
         async with self._database.worker() as connection:
             run = await reconciliations.request_run(connection, since=since, actor=actor)
         self._wake_reconciler()

@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, exists, func, literal, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Row, Text, any_, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import audit_log
 from services.chassis.ids import uuid7
 from services.payments import errors
 from services.payments.errors import LeaseLost
@@ -22,7 +23,7 @@ from services.payments.models import (
     stripe_events,
     subscriptions,
 )
-from services.payments.rules import Contest, Status
+from services.payments.rules import OVERDUE_GRACE, Contest, Status
 
 SCHEDULE = "schedule"
 # Stripe keeps events for 30 days.
@@ -77,7 +78,8 @@ async def schedule_run(connection: AsyncConnection, *, every_seconds: int) -> No
 
 
 async def request_run(connection: AsyncConnection, *, since: datetime | None, actor: str) -> Reconciliation:
-    """An operator's run; the one that is running for this operator already when there is one."""
+    """An operator's run, with its audit entry; the one that is running for this operator already when there
+    is one."""
     asked = literal(since) if since else func.now() - _FIRST_LOOK_BACK
     row = (
         await connection.execute(
@@ -91,13 +93,29 @@ async def request_run(connection: AsyncConnection, *, since: datetime | None, ac
             .returning(*_COLUMNS)
         )
     ).one_or_none()
-    if row is None:
-        running = (reconciliations.c.requested_by == actor) & (reconciliations.c.status == "running")
-        row = (await connection.execute(select(*_COLUMNS).where(running))).one_or_none()
+    if row is not None:
+        begun = Reconciliation(**row._mapping)
+        await _audit(connection, begun)
+        return begun
+    running = (reconciliations.c.requested_by == actor) & (reconciliations.c.status == "running")
+    row = (await connection.execute(select(*_COLUMNS).where(running))).one_or_none()
     if row is None:
         # It ended in between: there is nothing to wait for any more, ask again.
         return await request_run(connection, since=since, actor=actor)
     return Reconciliation(**row._mapping)
+
+
+async def _audit(connection: AsyncConnection, run: Reconciliation) -> None:
+    """Nobody is asked why: a comparison does what lost webhooks would have done."""
+    since = run.since.isoformat()
+    await audit_log.append(
+        connection,
+        actor=run.requested_by,
+        action="reconciliation.started",
+        subject=str(run.id),
+        reason=f"compare with Stripe since {since}",
+        details={"since": since},
+    )
 
 
 async def find_run(connection: AsyncConnection, run_id: UUID) -> Reconciliation:
@@ -108,8 +126,8 @@ async def find_run(connection: AsyncConnection, run_id: UUID) -> Reconciliation:
 
 
 async def claim_run(connection: AsyncConnection) -> Reconciliation | None:
-    """Leases a run that nobody works on, with its counts at zero: a run that stopped begins anew, and what it
-    did stays done."""
+    """Leases a run that nobody works on. One that stopped looks at everything anew; what it did stays done,
+    and what it found stays counted, since it will not be found again."""
     due = (
         select(reconciliations.c.id)
         .where(reconciliations.c.status == "running", reconciliations.c.lease_until <= func.now())
@@ -126,17 +144,14 @@ async def claim_run(connection: AsyncConnection) -> Reconciliation | None:
                 lease_token=uuid7(),
                 lease_until=func.now() + _LEASE,
                 tries=reconciliations.c.tries + 1,
-                **_counts({}, 0),
+                events_seen=0,
+                objects_seen=0,
+                percent=0,
             )
             .returning(*_COLUMNS)
         )
     ).one_or_none()
     return Reconciliation(**row._mapping) if row else None
-
-
-def _counts(drift: Mapping[str, int], percent: int, **counts: int) -> dict[str, Any]:
-    zero = dict.fromkeys(("events_seen", "events_missing", "objects_seen", "objects_changed"), 0)
-    return {**zero, **counts, "drift": dict(drift), "percent": percent}
 
 
 async def keep_progress(
@@ -153,7 +168,9 @@ async def keep_progress(
     if is_done:
         values = {"status": "done", "finished_at": func.now(), "lease_token": None, "error": None}
     changed = await connection.execute(
-        update(reconciliations).where(_leased(run)).values(**values, **_counts(drift, percent, **counts))
+        update(reconciliations)
+        .where(_leased(run))
+        .values(**values, **counts, drift=dict(drift), percent=percent)
     )
     if changed.rowcount != 1:
         raise LeaseLost
@@ -186,17 +203,21 @@ async def missing_among(connection: AsyncConnection, event_ids: Sequence[str]) -
 
 async def unsettled_among(connection: AsyncConnection, event_ids: Sequence[str]) -> int:
     """How many of these events wait to be handled."""
-    waiting = select(func.count()).where(
-        stripe_events.c.id.in_(event_ids), stripe_events.c.status == "received"
-    )
+    # One parameter however many there are: a statement takes 65,535.
+    among = stripe_events.c.id == any_(literal(list(event_ids), ARRAY(Text)))
+    waiting = select(func.count()).where(among, stripe_events.c.status == "received")
     return int((await connection.execute(waiting)).scalar_one())
 
 
 async def unfinished_sessions(connection: AsyncConnection) -> dict[str, datetime]:
-    """Sessions of checkouts that can still be paid, with when they were begun."""
+    """Sessions of checkouts whose time is not over, with when they were begun. Those past it (a bank debit
+    takes days) are asked for one by one (closing.py): a listing that reaches back to the oldest of them would
+    read every session since."""
     rows = await connection.execute(
         select(checkouts.c.session_id, checkouts.c.created_at).where(
-            checkouts.c.status.in_((Status.OPEN, Status.PROCESSING)), checkouts.c.session_id.is_not(None)
+            checkouts.c.status.in_((Status.OPEN, Status.PROCESSING)),
+            checkouts.c.session_id.is_not(None),
+            checkouts.c.expires_at + OVERDUE_GRACE > func.now(),
         )
     )
     return {str(session_id): created_at for session_id, created_at in rows}

@@ -1,14 +1,19 @@
 """Comparing with Stripe: whatever webhook was lost is made up for, by the same path, and counted."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import grpc
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from protos.events.v1 import events_pb2
 from protos.payments.v1 import payments_pb2 as pb
+from services.chassis.db import Database
+from services.payments import stripe_client
+from services.payments.commands import reconciliations
 from tests.integration.payments.conftest import (
     Payments,
     PaymentsProcess,
@@ -16,7 +21,7 @@ from tests.integration.payments.conftest import (
     payments_running,
     refused,
 )
-from tests.integration.payments.sandbox import Sandbox, sandbox_of
+from tests.integration.payments.sandbox import KEY, Sandbox, sandbox_of
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
@@ -159,23 +164,90 @@ async def test_it_goes_on_by_itself_and_over_replicas_once(
     assert running[0]["count"] <= 1
 
 
-async def test_a_run_that_stops_midway_is_begun_again(payments: Payments, stripe: Sandbox) -> None:
+async def test_a_run_that_stops_midway_is_begun_again_and_forgets_nothing(
+    payments: Payments, stripe: Sandbox
+) -> None:
     await stripe.control("webhooks", mode="drop")
-    checkout = await payments.points_checkout()
+    checkout, _open = await payments.points_checkout(), await payments.points_checkout()
     await stripe.pay(checkout.url)
-    await stripe.fault("/v1/events", "status", method="GET", status=503)
+    # After the events, when the open sessions are listed.
+    await stripe.fault("/v1/checkout/sessions", "status", method="GET", status=503)
     run = await reconcile(payments)
     assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_PAID
     [row] = await payments.sql("SELECT tries FROM reconciliations WHERE id = %s", run.id)
     assert row["tries"] == 2
+    # Found by the first try: the second one saw nothing missing.
+    assert run.events_missing >= 2
+    assert drift(run)["event: checkout.session.completed"] == 1
 
 
-async def test_twins_of_one_operator_are_one_run(payments: Payments) -> None:
-    request = pb.StartReconciliationRequest(actor=f"operator-{uuid4()}")
+async def test_what_stripe_does_not_know_does_not_stop_the_rest(payments: Payments, stripe: Sandbox) -> None:
+    request = pb.CreateSubscriptionCheckoutRequest(
+        user_id=str(payments.user_id), idempotency_key="k", plan_id="monthly"
+    )
+    checkout = (await payments.stub.CreateSubscriptionCheckout(request)).checkout
+    await stripe.pay(checkout.url)
+    await payments.until("SELECT 1 FROM invoices WHERE subscription_id = %s", checkout.id)
+    change = "UPDATE subscriptions SET {} WHERE id = %s"
+    overdue = "stripe_subscription_id = 'sub_gone', current_period_end = now() - interval '1 day'"
+    await payments.sql(change.format(overdue), checkout.id)
+    try:
+        run = await reconcile(payments)
+    finally:
+        await payments.sql(change.format("status = 'canceled', ended_at = now()"), checkout.id)
+    assert drift(run) == {"not compared": 1}
+    [row] = await payments.sql("SELECT tries FROM reconciliations WHERE id = %s", run.id)
+    assert row["tries"] == 1
+
+
+async def test_a_debit_that_takes_days_does_not_make_every_session_since_be_listed(
+    payments: Payments, stripe: Sandbox, database: Database
+) -> None:
+    young, slow = await payments.points_checkout(), await payments.points_checkout()
+    await stripe.control(f"sessions/{slow.session_id}/pay_later")
+    await payments.until_status(slow.id, "processing")
+    past = ("created_at", "attempt_until", "expires_at")
+    await payments.change(slow.id, ", ".join(f"{name} = now() - interval '5 days'" for name in past))
+    async with database.worker() as connection:
+        listed = await reconciliations.unfinished_sessions(connection)
+    assert (young.session_id in listed, slow.session_id in listed) == (True, False)
+    await stripe.control(f"sessions/{slow.session_id}/delayed_payment", outcome="succeeded")
+    await payments.until_status(slow.id, "paid")
+
+
+async def test_more_events_are_read_than_sessions_ever_would(
+    payments: Payments, stripe: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A month of them, at a hundred in a page."""
+    monkeypatch.setattr(stripe_client, "_MAX_PAGES", 2)
+    monkeypatch.setattr(stripe_client, "_PAGE", 1)
+    for _ in range(3):
+        await stripe.control("payments", amount=999)
+    client = stripe_client.Stripe(
+        secret_key=SecretStr(KEY), api_base=stripe.url, shop_url="https://shop.test"
+    )
+    since = datetime.now(UTC) - timedelta(hours=1)
+    listed = client.list_events(["payment_intent.succeeded"], since=since, page_seconds=5)
+    assert len([event async for event in listed]) >= 3
+    await client.close()
+
+
+async def test_twins_of_one_operator_are_one_run_and_one_audit_entry(payments: Payments) -> None:
+    actor = f"operator-{uuid4()}"
+    request = pb.StartReconciliationRequest(actor=actor)
     runs = await asyncio.gather(*(payments.operator.StartReconciliation(request) for _ in range(5)))
-    assert len({run.reconciliation.id for run in runs}) == 1
+    [run_id] = {run.reconciliation.id for run in runs}
+    entries = await payments.sql("SELECT action, subject FROM audit_log WHERE actor = %s", actor)
+    assert entries == [{"action": "reconciliation.started", "subject": run_id}]
     with refused("RECONCILIATION_NOT_FOUND", NOT_FOUND):
         await payments.operator.GetReconciliation(pb.GetReconciliationRequest(id=str(uuid4())))
+
+
+async def test_a_time_to_come_is_refused_rather_than_found_without_drift(payments: Payments) -> None:
+    request = pb.StartReconciliationRequest(actor="operator-7")
+    request.since.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    with refused("INVALID_FIELD", grpc.StatusCode.INVALID_ARGUMENT, field="since"):
+        await payments.operator.StartReconciliation(request)
 
 
 async def test_drift_is_a_metric(process: PaymentsProcess, payments: Payments, stripe: Sandbox) -> None:

@@ -48,7 +48,8 @@ CHECKS: tuple[Check, ...] = (
         WHERE p.id IS NULL
             OR (p.standing = 'quarantined' AND coalesce(q.status, 'fulfilled') = 'fulfilled')
             OR (p.standing = 'fulfilled' AND q.status <> 'fulfilled')
-            OR (q.status = 'refunded' AND p.refunded_cents < p.amount_cents)""",
+            OR (q.status = 'refunded' AND p.refunded_cents < p.amount_cents
+                - CASE p.dispute WHEN 'lost' THEN p.disputed_cents ELSE 0 END)""",
     ),
     SqlCheck(
         ("I4",),

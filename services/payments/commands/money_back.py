@@ -25,7 +25,7 @@ from services.payments.findings import (
 )
 from services.payments.models import disputes, payments, quarantine, refunds
 from services.payments.queries import REFUND_COLUMNS
-from services.payments.rules import GIVEN_BACK, Payment, Refund, Standing
+from services.payments.rules import GIVEN_BACK, Contest, Payment, Refund, Standing
 
 log = logs.get(__name__)
 
@@ -202,12 +202,14 @@ async def _observe(connection: AsyncConnection, payment: Payment, values: dict[s
 
 
 async def _settle_quarantine(connection: AsyncConnection, payment: Payment) -> None:
-    """All of it went back, by us or by the dashboard: settled. It came back after all: parked again."""
-    is_whole = payment.refunded_cents == payment.amount_cents
-    if is_whole:
+    """All of it went back, by us, by the dashboard or to the bank that won it: settled. It came back after
+    all: parked again, for another decision."""
+    to_the_bank = payment.disputed_cents if payment.dispute is Contest.LOST else 0
+    if payment.refunded_cents + to_the_bank >= payment.amount_cents:
         await _set_quarantine(connection, payment.id, status="refunded", resolved_at=func.now())
     elif payment.requested_cents == 0:
-        await _set_quarantine(connection, payment.id, status="parked", resolved_at=None, refund_id=None)
+        undecided = dict.fromkeys(("refund_id", "resolved_at", "resolved_by", "resolution_reason"))
+        await _set_quarantine(connection, payment.id, status="parked", **undecided)
 
 
 async def _set_quarantine(connection: AsyncConnection, payment_id: UUID, **values: Any) -> None:

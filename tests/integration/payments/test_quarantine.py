@@ -158,7 +158,8 @@ async def test_a_refund_that_comes_back_parks_the_payment_again(payments: Paymen
     assert (await resolve(payments, row, REFUND)).status == pb.QUARANTINE_STATUS_REFUNDED
     [refund] = (await stripe.get("refunds", payment_intent=row["payment_intent_id"]))["data"]
     await stripe.control(f"refunds/{refund['id']}", status="failed")
-    await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'parked'", row["id"])
+    [again] = await payments.until("SELECT * FROM quarantine WHERE id = %s AND status = 'parked'", row["id"])
+    assert (again["resolved_by"], again["resolution_reason"]) == (None, None)
     await resolve(payments, row, FULFIL)
     assert len(await grants(payments, str(row["payment_id"]))) == 1
 
@@ -171,6 +172,27 @@ async def test_a_refund_in_the_dashboard_settles_it_too(payments: Payments, stri
     assert still["status"] == "parked"
     await stripe.post("refunds", payment_intent=row["payment_intent_id"])
     await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'refunded'", row["id"])
+
+
+async def test_a_lost_dispute_settles_it_and_a_part_of_it_does_not(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    """Until then the bank decides, and afterwards nothing is left to decide."""
+    whole, part = await stray(payments), await stray(payments)
+    for row, amount in ((whole, 999), (part, 400)):
+        dispute = await stripe.control("disputes", payment_intent=row["payment_intent_id"], amount=amount)
+        contest = "SELECT 1 FROM payments WHERE id = %s AND dispute = %s"
+        await payments.until(contest, row["payment_id"], "open")
+        with refused("PAYMENT_DISPUTED", CONFLICT):
+            await resolve(payments, row, REFUND)
+        await stripe.control(f"disputes/{dispute['id']}", status="lost")
+        await payments.until(contest, row["payment_id"], "lost")
+    statuses = await payments.sql(
+        "SELECT status FROM quarantine WHERE id = ANY(%s) ORDER BY created_at", [whole["id"], part["id"]]
+    )
+    assert [row["status"] for row in statuses] == ["refunded", "parked"]
+    assert (await resolve(payments, part, FULFIL)).status == pb.QUARANTINE_STATUS_FULFILLED
+    assert [fact.net_points for fact in await grants(payments, str(part["payment_id"]))] == [60]
 
 
 async def test_decisions_need_an_id_a_name_and_a_reason(payments: Payments) -> None:

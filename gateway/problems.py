@@ -71,7 +71,8 @@ def problem(
     """The answer for a code; `kind` for a code that the table does not know."""
     kind = kind or KINDS[code]
     body = {"type": f"/docs/errors#{code}", "title": kind.title, "status": kind.status, "code": code}
-    if detail:
+    # The title in other letters tells nothing more.
+    if detail and detail.casefold() != kind.title.casefold():
         body["detail"] = detail
     if trace_id := tracing.trace_id():
         body["traceId"] = trace_id

@@ -80,6 +80,14 @@ async def test_a_domain_error_keeps_its_reason_and_its_fields(
     assert answer.json()["type"] == f"/docs/errors#{expected['code']}"
 
 
+async def test_a_detail_that_only_repeats_the_title_is_left_out(
+    api: FastAPI, client: httpx.AsyncClient
+) -> None:
+    error = NotFound("ORDER_NOT_FOUND", "there is no such order")
+    problem = (await answer_to(api, client, error)).json()
+    assert (problem["title"], "detail" in problem) == ("There is no such order", False)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

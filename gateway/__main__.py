@@ -33,6 +33,7 @@ async def run(settings: GatewaySettings) -> None:
             api.state.is_draining = True
             await asyncio.sleep(settings.drain_delay_seconds)
             api.state.closing.set()
+        await api.state.limiter.close()
 
 
 def main() -> None:

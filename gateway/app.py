@@ -7,6 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from gateway import openapi, problems
+from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.backends import Backends
 from gateway.gate import TRACE_HEADER, Gate
@@ -28,6 +29,7 @@ from gateway.routes import (
     webhooks,
 )
 from gateway.settings import GatewaySettings
+from services.chassis.rates import RateLimiter
 
 _ROUTERS = (
     orders.router,
@@ -62,7 +64,7 @@ _TAGS = [
 
 
 def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
-    """The routes and their error handlers, without the gate."""
+    """The routes and their error handlers, without what stands before them."""
     api = FastAPI(
         title="AI Shop",
         version="1.0.0",
@@ -75,6 +77,7 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
     )
     api.state.backends = backends
     api.state.authenticator = Authenticator(settings)
+    api.state.limiter = RateLimiter(settings.valkey_url)
     api.state.is_draining = False
     # Set when we stop: whoever follows something is told to ask another replica.
     api.state.closing = asyncio.Event()
@@ -87,7 +90,8 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
 
 def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
     """The application as it is served."""
-    gate = Gate(api, settings)
+    admission = Admission(api, settings, api.state.authenticator, api.state.limiter)
+    gate = Gate(admission, settings)
     if not settings.cors_origins:
         return gate
     return CORSMiddleware(

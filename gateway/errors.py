@@ -233,6 +233,11 @@ KINDS: dict[str, Kind] = {
         400, "Wrong mode", "A test event for a live shop, or the other way round: deliver it to its own shop."
     ),
     # The shop itself
+    "rate_limited": Kind(
+        429,
+        "Too many requests in a short time",
+        "Wait for Retry-After, then repeat with the same Idempotency-Key: nothing was done.",
+    ),
     "busy": Kind(503, "Somebody changes the same thing", _SAME_KEY, retry_after_seconds=1),
     "overloaded": Kind(503, "Too many requests at once", _SAME_KEY, retry_after_seconds=1),
     "service_unavailable": Kind(503, "A part of the shop does not answer", _SAME_KEY, retry_after_seconds=2),
@@ -260,8 +265,8 @@ helps, `detail` and fields of its own (camelCase; amounts and counts are integer
 which never changes its meaning; `title` and `detail` are for people. New codes may come: treat an unknown
 one by its status.
 
-A `503` and a `409 request_in_flight` carry `Retry-After`. Answers of routes that take an `Idempotency-Key`
-carry the key in use, also when the gateway chose it.
+A `503`, a `429` and a `409 request_in_flight` carry `Retry-After`. Answers of routes that take an
+`Idempotency-Key` carry the key in use, also when the gateway chose it.
 
 """
 

@@ -12,13 +12,13 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.auth import Authenticator, Customer
+from gateway.admission import CALLER_IN_SCOPE
+from gateway.auth import Customer
 from gateway.backends import Backends
 from gateway.problems import ProblemError
 from gateway.schemas import EVENT_ID_PATTERN, LINK_PATTERN, SAGA_PATTERN, UUID_PATTERN
 
 BEARER = "bearer"
-_CUSTOMER_IN_SCOPE = "aishop.customer"
 _UUID = re.compile(UUID_PATTERN)
 # What is no UUID: ids that Stripe gave, links that orders sealed, and names.
 _PATTERNS = {
@@ -70,10 +70,10 @@ class CustomerRoute(PublicRoute):
         handler = super().get_route_handler()
 
         async def authenticated(request: Request) -> Response:
-            authenticator: Authenticator = request.app.state.authenticator
-            customer = await authenticator.verify(request.headers.get("authorization"))
-            self.refuse_entry(customer)
-            request.scope[_CUSTOMER_IN_SCOPE] = customer
+            caller: Customer | ProblemError = request.scope[CALLER_IN_SCOPE]
+            if isinstance(caller, ProblemError):
+                raise caller
+            self.refuse_entry(caller)
             return await handler(request)
 
         return authenticated
@@ -92,7 +92,7 @@ class OperatorRoute(CustomerRoute):
 
 def customer_of(request: Request) -> Customer:
     """The caller of a CustomerRoute or an OperatorRoute."""
-    customer: Customer = request.scope[_CUSTOMER_IN_SCOPE]
+    customer: Customer = request.scope[CALLER_IN_SCOPE]
     return customer
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from services.chassis.client_address import TrustedProxies
+from services.chassis.rates import Rate, RateSetting
 from services.chassis.settings import GrpcSettings
 
 _MIN_SECRET_BYTES = 32
@@ -25,6 +27,18 @@ class GatewaySettings(GrpcSettings):
     auth_issuer: str | None = None
     # Comma separated; no cross-origin answers when empty.
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+
+    # Addresses and networks of our own proxies, comma separated: they alone are believed about who asks.
+    trusted_proxies: TrustedProxies = ()
+    # valkey://[:password@]host:port[/database], where all replicas count together; each by itself without.
+    valkey_url: SecretStr | None = None
+    # How often (rates.py): a signed-in user, of that buying and downloading; everybody else by address;
+    # webhooks by the address that delivers them.
+    rate_limit_user: RateSetting = Rate(300, 50)
+    rate_limit_checkout: RateSetting = Rate(300, 20)
+    rate_limit_download: RateSetting = Rate(200, 10)
+    rate_limit_address: RateSetting = Rate(300, 50)
+    rate_limit_webhooks: RateSetting = Rate(2000, 500)
 
     # How many requests run at once, and how many more may wait for a place, before 503.
     max_running_requests: int = Field(default=128, ge=1)

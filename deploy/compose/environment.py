@@ -22,6 +22,10 @@ COMPOSE_PROFILES=sandbox
 # Where customers find the shop: Stripe sends them back there.
 SHOP_URL=http://127.0.0.1:8080
 
+# The addresses of the reverse proxy with TLS, once there is one, as containers see them: 172.16.0.0/12 for
+# one on this machine. Without it everybody behind the proxy counts as one address.
+TRUSTED_PROXIES=
+
 # The sandbox. For Stripe itself: take `sandbox` out of the profiles, set its key and the secrets of its
 # webhook endpoint (comma separated while one is rolled), and leave STRIPE_API_BASE empty.
 STRIPE_API_BASE=http://stripe:8082

@@ -3,6 +3,7 @@
 import httpx
 from fastapi import APIRouter, Request, Response
 
+from gateway.admission import ADDRESS_IN_SCOPE
 from gateway.gate import WEBHOOK_PATH
 from gateway.openapi import public_problems
 from gateway.problems import ProblemError
@@ -39,6 +40,8 @@ async def receive_stripe_webhook(request: Request) -> Response:
     """Relays the raw body and its signature; payments verifies and answers."""
     body = await request.body()
     headers = [(name, value) for name, value in request.headers.raw if name in _RELAYED]
+    # payments counts by source, too, where it trusts us with it.
+    headers.append((b"x-forwarded-for", request.scope[ADDRESS_IN_SCOPE].encode()))
     try:
         answer = await backends_of(request).relay_webhook(body, headers)
     except httpx.TransportError as error:

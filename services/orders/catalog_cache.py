@@ -27,10 +27,8 @@ from valkey.asyncio import BlockingConnectionPool, Valkey
 from valkey.exceptions import ValkeyError
 
 from protos.orders.v1 import orders_pb2 as pb
-from services.chassis import logs
+from services.chassis.breaker import Breaker
 from services.chassis.workers import Worker
-
-log = logs.get(__name__)
 
 # Its number rises when values are to be read otherwise than by the release before.
 _PREFIX = "aishop:catalog:1:"
@@ -62,9 +60,9 @@ class CatalogCache:
         self._client = None if url is None else _client(url.get_secret_value())
         self._ttl_seconds = ttl_seconds
         self._patience_seconds = patience_seconds
-        self._answering = _Breaker("answer")
+        self._answering = Breaker("catalog_cache", does="answer")
         # Apart: one that is full still answers.
-        self._storing = _Breaker("store")
+        self._storing = Breaker("catalog_cache", does="store")
         self._touched: set[str] = set()
         self._worker = Worker(
             "catalog_cache", self._forget, tick_seconds=_LOOK_AGAIN_SECONDS, linger_seconds=_LINGER_SECONDS
@@ -196,9 +194,7 @@ class CatalogCache:
 
         await self._ask(self._storing, store)
 
-    async def _ask(
-        self, breaker: "_Breaker", command: Callable[[Valkey], Awaitable[_Answer]]
-    ) -> _Answer | None:
+    async def _ask(self, breaker: Breaker, command: Callable[[Valkey], Awaitable[_Answer]]) -> _Answer | None:
         """The answer; None when there is no Valkey, or it does not do its part in time."""
         if self._client is None or not breaker.lets_through():
             return None
@@ -210,35 +206,6 @@ class CatalogCache:
             return None
         breaker.worked()
         return answer
-
-
-class _Breaker:
-    """Lets everyone through until one has failed; then one each second, until that one has not."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._is_open = False
-        self._look_again_at = 0.0
-
-    def lets_through(self) -> bool:
-        if not self._is_open:
-            return True
-        now = time.monotonic()
-        if now < self._look_again_at:
-            return False
-        self._look_again_at = now + _LOOK_AGAIN_SECONDS
-        return True
-
-    def failed(self, error: Exception) -> None:
-        self._look_again_at = time.monotonic() + _LOOK_AGAIN_SECONDS
-        if not self._is_open:
-            log.warning("catalog_cache.away", does_not=self._what, error=repr(error))
-        self._is_open = True
-
-    def worked(self) -> None:
-        if self._is_open:
-            log.info("catalog_cache.back", does=self._what)
-        self._is_open = False
 
 
 def _client(url: str) -> Valkey:

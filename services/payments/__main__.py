@@ -110,6 +110,9 @@ async def serve(settings: Settings) -> None:
         livemode=settings.livemode,
         wake=handling.wake,
     )
+    webhooks = create_app(
+        receiver, rate=settings.rate_limit_webhooks, trusted_proxies=settings.trusted_proxies
+    )
     grpc = GrpcServer(
         settings.grpc_listen,
         transport=settings.transport,
@@ -152,7 +155,7 @@ async def serve(settings: Settings) -> None:
             Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
             Retention(database).run(),
         ),
-        serving(create_app(receiver), settings.webhook_listen, stop_seconds=_STOP_SECONDS),
+        serving(webhooks, settings.webhook_listen, stop_seconds=_STOP_SECONDS),
     ):
         log.info("webhooks.serving", address=settings.webhook_listen)
         await grpc.start()

@@ -2,6 +2,8 @@
 
 from pydantic import SecretStr
 
+from services.chassis.client_address import TrustedProxies
+from services.chassis.rates import Rate, RateSetting
 from services.chassis.settings import ServiceSettings
 
 
@@ -12,6 +14,9 @@ class Settings(ServiceSettings):
     stripe_api_base: str = "https://api.stripe.com"
     # host:port of the webhook endpoint.
     webhook_listen: str
+    # How often one address may deliver (rates.py), and the proxies that are believed about the address.
+    rate_limit_webhooks: RateSetting = Rate(2000, 500)
+    trusted_proxies: TrustedProxies = ()
     # How long a worker may be silent about an event before another takes it over: reading one may take
     # several calls to Stripe.
     event_lease_seconds: float = 30.0

@@ -1,9 +1,10 @@
 """Stripe's way in: verify the raw body, keep it, answer; events.py does the rest.
 
 The answer is 200 once the event is committed (again for one that is known), 400 for what Stripe did not
-sign and for what is no event, 413 for more than 512 KiB, 503 when it could not be kept: Stripe then delivers
-again. Signatures are checked over the bytes as they came (docs.stripe.com/webhooks, "Verify manually"): the
-official helper raises on hostile input and takes timestamps of the future.
+sign and for what is no event, 413 for more than 512 KiB, 429 for more than one source may send, 503 when it
+could not be kept: Stripe then delivers again. Signatures are checked over the bytes as they came
+(docs.stripe.com/webhooks, "Verify manually"): the official helper raises on hostile input and takes timestamps
+of the future.
 
 Failpoint: payments.event.received (after the commit, before the answer).
 """
@@ -12,8 +13,9 @@ import asyncio
 import hashlib
 import hmac
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -25,8 +27,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.chassis import failpoints, logs
+from services.chassis.client_address import Network, address_of, source_of
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
+from services.chassis.rates import LocalBuckets, Rate, Try
 from services.payments.commands import events
 from services.payments.commands.events import Envelope
 from services.payments.events import payload_place
@@ -223,13 +227,13 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def problem(status: int, code: str, error: str) -> Response:
+def problem(status: int, code: str, error: str, *, retry_after_seconds: int = 1) -> Response:
     """RFC 9457; `error` is what integrations of Stripe's own examples look for."""
     return JSONResponse(
         {"type": f"/docs/errors#{code}", "title": error, "status": status, "code": code, "error": error},
         status_code=status,
         media_type="application/problem+json",
-        headers={"Retry-After": "1"} if status == 503 else None,
+        headers={"Retry-After": str(retry_after_seconds)} if status in (429, 503) else None,
     )
 
 
@@ -238,11 +242,30 @@ async def health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def create_app(receiver: Receiver) -> Starlette:
+def limited(
+    receive: Callable[[Request], Awaitable[Response]], rate: Rate, trusted_proxies: Sequence[Network]
+) -> Callable[[Request], Awaitable[Response]]:
+    """`receive` for each source address as often as `rate` says, before anything is read of the body. Counted
+    by each replica for itself: this protects it, and Stripe delivers again."""
+    buckets = LocalBuckets()
+
+    async def receive_in_bounds(request: Request) -> Response:
+        source = source_of(address_of(request.scope, trusted_proxies))
+        if wait_seconds := buckets.take([Try(source, rate)]):
+            return problem(
+                429, "rate_limited", "Too many requests", retry_after_seconds=math.ceil(wait_seconds)
+            )
+        return await receive(request)
+
+    return receive_in_bounds
+
+
+def create_app(receiver: Receiver, *, rate: Rate | None, trusted_proxies: Sequence[Network]) -> Starlette:
     """What the webhook port answers."""
+    receive = limited(receiver.receive, rate, trusted_proxies) if rate else receiver.receive
     return Starlette(
         routes=[
-            Route("/api/webhooks/stripe", receiver.receive, methods=["POST"]),
+            Route("/api/webhooks/stripe", receive, methods=["POST"]),
             Route("/healthz", health, methods=["GET"]),
         ]
     )

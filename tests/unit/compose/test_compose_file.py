@@ -166,6 +166,18 @@ def test_a_service_has_its_own_logins_and_no_others(
     assert written["POSTGRES_PASSWORD"] not in str(of)
 
 
+def test_valkey_is_where_the_gateway_counts(
+    services: dict[str, dict[str, Any]], written: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valkey = f"valkey://:{written['VALKEY_PASSWORD']}@valkey:6379"
+    assert environment_of(services["gateway"])["VALKEY_URL"] == valkey
+    assert services["gateway"]["depends_on"]["valkey"] == {"condition": "service_healthy"}
+    # Nobody is believed about addresses until somebody says so.
+    for name in ("gateway", "payments"):
+        settings = settings_of(services[name], SETTINGS[name], monkeypatch)
+        assert settings.model_dump()["trusted_proxies"] == (), name
+
+
 def test_valkey_and_the_pictures_are_where_orders_looks(
     services: dict[str, dict[str, Any]], written: dict[str, str]
 ) -> None:
@@ -185,16 +197,16 @@ def test_no_secret_has_a_default_and_each_variable_is_written(written: dict[str,
         ways[each["how"]].add(each["name"])
     assert ways[":-"] == {
         *("GATEWAY_PORT", "WEBHOOK_PORT", "STRIPE_PORT", "MAILBOX_PORT", "GRAFANA_PORT"),
-        *("AISHOP_VERSION", "AISHOP_REVISION"),
+        *("AISHOP_VERSION", "AISHOP_REVISION", "TRUSTED_PROXIES"),
     }
     # Empty on purpose where Stripe itself is used.
     assert ways[None] == {"STRIPE_API_BASE"}
-    assert ways[":?"] | ways[None] | {"COMPOSE_PROFILES"} == set(written)
+    assert ways[":?"] | ways[None] | {"COMPOSE_PROFILES", "TRUSTED_PROXIES"} == set(written)
 
 
 def test_two_shops_share_no_secret(written: dict[str, str]) -> None:
     other = variables()
-    choices = {"COMPOSE_PROFILES", "SHOP_URL", "STRIPE_API_BASE", "SMTP_URL", "MAIL_FROM"}
+    choices = {"COMPOSE_PROFILES", "SHOP_URL", "STRIPE_API_BASE", "SMTP_URL", "MAIL_FROM", "TRUSTED_PROXIES"}
     assert {name for name in written if written[name] == other[name]} == choices
     drawn = [value for name, value in written.items() if name not in choices]
     assert len(set(drawn)) == len(drawn)
@@ -262,7 +274,7 @@ def test_networks_allow_the_edges_of_the_design_and_no_others(services: dict[str
 
     assert "postgres" not in sharing("gateway")
     assert "nats" not in sharing("gateway")
-    assert sharing("valkey") == {"orders"}
+    assert sharing("valkey") == {"orders", "gateway"}
     assert sharing("postgres") & {"stripe", "mailbox", "grafana", "prometheus"} == set()
     assert "wallet" not in sharing("stripe")
     internal = yaml.safe_load(FILE.read_text())["networks"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any, cast
 
 import httpx
@@ -12,20 +13,25 @@ from starlette.routing import Route
 
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
+from services.chassis.rates import Rate
 from services.payments import webhooks
-from services.payments.webhooks import Receiver
+from services.payments.webhooks import Receiver, create_app
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+def receiver() -> Receiver:
     """The endpoint without a database: nothing in these tests gets that far."""
-    receiver = Receiver(
+    return Receiver(
         database=cast(Database, None),
         keyring=Keyring(SecretStr("test:" + "A" * 43)),
         secrets=("whsec_test",),
         livemode=False,
         wake=lambda: None,
     )
+
+
+@pytest.fixture
+async def client(receiver: Receiver) -> AsyncIterator[httpx.AsyncClient]:
     app = Starlette(routes=[Route("/", receiver.receive, methods=["POST"])])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://payments.test") as client:
@@ -64,3 +70,29 @@ async def test_a_body_that_never_ends_is_given_up(
 
     async with asyncio.timeout(5):
         assert (await client.post("/", content=never())).status_code == 400
+
+
+async def test_a_source_that_sends_too_much_is_refused_before_its_body_is_read(receiver: Receiver) -> None:
+    app = create_app(receiver, rate=Rate(2, 0.01), trusted_proxies=(ip_network("10.0.0.1"),))
+
+    def source(address: str, **headers: str) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app, client=(address, 1))
+        return httpx.AsyncClient(transport=transport, base_url="http://payments.test", headers=headers)
+
+    async def deliver(http: httpx.AsyncClient, content: Any = b"x") -> httpx.Response:
+        return await http.post("/api/webhooks/stripe", content=content)
+
+    async def unread() -> Any:
+        raise AssertionError("read")
+        yield b""
+
+    first, claiming = source("203.0.113.1"), source("203.0.113.1", **{"X-Forwarded-For": "198.51.100.1"})
+    assert [(await deliver(http)).status_code for http in (first, claiming)] == [400, 400]
+    refused = await deliver(claiming, unread())
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert refused.headers["retry-after"] == "100"
+    assert refused.headers["content-type"] == "application/problem+json"
+    # Others are not hindered, also those for whom the gateway speaks.
+    relayed = (source("10.0.0.1", **{"X-Forwarded-For": f"198.51.100.{number}"}) for number in range(4))
+    assert [(await deliver(http)).status_code for http in (source("203.0.113.2"), *relayed)] == [400] * 5
+    assert (await first.get("/healthz")).status_code == 200

@@ -11,6 +11,7 @@ from gateway.settings import GatewaySettings
 from services.chassis import failpoints, logs
 from services.chassis.http_server import serving
 from services.chassis.signals import run_until_signal
+from services.chassis.tasks import background
 from services.chassis.trace_export import exporting
 
 # Longer than the idle time of common load balancers, or they reuse a connection as it closes.
@@ -23,11 +24,14 @@ async def run(settings: GatewaySettings) -> None:
     """Serves until SIGTERM or SIGINT, then drains: unready, a pause, no new connections, finish."""
     async with connect(settings) as backends:
         api = create_api(settings, backends)
-        async with serving(
-            guarded(api, settings),
-            settings.listen,
-            stop_seconds=_STOP_SECONDS,
-            keep_alive_seconds=_KEEP_ALIVE_SECONDS,
+        async with (
+            background(*api.state.authenticator.work()),
+            serving(
+                guarded(api, settings),
+                settings.listen,
+                stop_seconds=_STOP_SECONDS,
+                keep_alive_seconds=_KEEP_ALIVE_SECONDS,
+            ),
         ):
             await run_until_signal()
             api.state.is_draining = True

@@ -1,15 +1,18 @@
 """Who is asking: Supabase-shaped JWTs."""
 
-from typing import NamedTuple
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import jwt
 from jwt.utils import base64url_encode
+from pydantic import SecretStr
 
+from gateway.jwks import Jwks, KeysUnavailable
 from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
 
-_ALGORITHM = "HS256"
+_HMAC = "HS256"
 _AUDIENCE = "authenticated"
 _LEEWAY_SECONDS = 2
 # RFC 5321: 64 of the local part, @, 255 of the domain.
@@ -26,35 +29,66 @@ class Customer(NamedTuple):
 
 
 class Authenticator:
-    """Turns an Authorization header into a Customer, or raises the 401 that says why not."""
+    """Turns an Authorization header into a Customer, or raises the problem that says why not: 401, or 503
+    where it cannot be told."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        secret = settings.auth_jwt_secret.get_secret_value().encode()
-        # A JWK is bound to its algorithm: a second wall behind the pinned one.
-        self._key = jwt.PyJWK({"kty": "oct", "k": base64url_encode(secret).decode(), "alg": _ALGORITHM})
+        self._secret = None if settings.auth_jwt_secret is None else _secret_key(settings.auth_jwt_secret)
+        self._jwks = None if settings.auth_jwks_url is None else Jwks(settings.auth_jwks_url)
         self._issuer = settings.auth_issuer
         self._jwt = jwt.PyJWT({"require": ["exp", "aud", "sub", *(["iss"] if self._issuer else [])]})
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether tokens can be checked; once they could, the provider may be away."""
+        return self._jwks is None or self._jwks.was_fetched
+
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """What the process runs in the background meanwhile."""
+        return [] if self._jwks is None else [self._jwks.run()]
 
     async def verify(self, authorization: str | None) -> Customer:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _refused("missing_token", "")
         try:
+            key = await self._key(token.strip())
             claims = self._jwt.decode(
                 token.strip(),
-                self._key,
-                algorithms=[_ALGORITHM],
+                key,
+                algorithms=[key.algorithm_name],
                 audience=_AUDIENCE,
                 issuer=self._issuer,
                 leeway=_LEEWAY_SECONDS,
             )
             user_id = str(UUID(claims["sub"]))
             return Customer(user_id, _email(claims.get("email")), _is_operator(claims.get("app_metadata")))
+        except KeysUnavailable as error:
+            raise ProblemError("keys_unavailable") from error
         except jwt.ExpiredSignatureError as error:
             raise _refused("token_expired", "invalid_token") from error
         # A subject that is no UUID fails outside PyJWT's own errors.
         except (jwt.PyJWTError, ValueError) as error:
             raise _refused("invalid_token", "invalid_token") from error
+
+    async def _key(self, token: str) -> jwt.PyJWK:
+        """The one that may have signed the token, with the one algorithm that goes with it."""
+        if self._jwks is None:
+            assert self._secret is not None, "settings.py demands one of the two"
+            return self._secret
+        header = jwt.get_unverified_header(token)
+        if header.get("alg") == _HMAC and self._secret is not None:
+            return self._secret
+        key = await self._jwks.key(str(header.get("kid", "")))
+        if key is None:
+            raise jwt.InvalidTokenError("no such key")
+        return key
+
+
+def _secret_key(secret: SecretStr) -> jwt.PyJWK:
+    """A JWK is bound to its algorithm: a second wall behind the pinned one."""
+    encoded = base64url_encode(secret.get_secret_value().encode()).decode()
+    return jwt.PyJWK({"kty": "oct", "k": encoded, "alg": _HMAC})
 
 
 def _email(claim: object) -> str:

@@ -30,6 +30,12 @@ KINDS: dict[str, Kind] = {
         401, "The token is not valid", "Sign in again; check issuer, audience and signing secret."
     ),
     "token_expired": Kind(401, "The token has expired", "Refresh the session and repeat the request."),
+    "keys_unavailable": Kind(
+        503,
+        "The token cannot be checked right now",
+        "The identity provider does not answer: wait for Retry-After, then repeat with the same token.",
+        retry_after_seconds=2,
+    ),
     "operator_only": Kind(
         403,
         "This is for operators",

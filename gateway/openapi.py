@@ -13,7 +13,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 # What any route under /api may answer, whatever it does.
 _ANY = ("rate_limited", "internal_error", "overloaded", "service_unavailable", "outcome_unknown", "busy")
-_SIGNED_IN = ("missing_token", "invalid_token", "token_expired")
+_SIGNED_IN = ("missing_token", "invalid_token", "token_expired", "keys_unavailable")
 BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "invalid_request")
 KEYED = ("invalid_idempotency_key", "idempotency_key_reused", "request_in_flight")
 PAGED = ("invalid_limit", "invalid_cursor")

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.admission import CALLER_IN_SCOPE
-from gateway.auth import Customer
+from gateway.auth import Authenticator, Customer
 from gateway.backends import Backends
 from gateway.problems import ProblemError
 from gateway.schemas import EVENT_ID_PATTERN, LINK_PATTERN, SAGA_PATTERN, UUID_PATTERN
@@ -94,6 +94,11 @@ def customer_of(request: Request) -> Customer:
     """The caller of a CustomerRoute or an OperatorRoute."""
     customer: Customer = request.scope[CALLER_IN_SCOPE]
     return customer
+
+
+def authenticator_of(request: Request) -> Authenticator:
+    authenticator: Authenticator = request.app.state.authenticator
+    return authenticator
 
 
 def backends_of(request: Request) -> Backends:

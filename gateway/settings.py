@@ -1,8 +1,9 @@
 """The gateway's environment variables, nothing else."""
 
-from typing import Annotated
+from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from services.chassis.client_address import TrustedProxies
@@ -21,8 +22,11 @@ class GatewaySettings(GrpcSettings):
     payments_target: str
     # payments' own webhook port, the full URL.
     payments_webhook_url: str
-    # HS256 secret of the identity provider; its UTF-8 bytes are the key.
-    auth_jwt_secret: SecretStr
+    # What proves tokens, one of the two or, while the provider moves, both. Its HS256 secret, whose UTF-8
+    # bytes are the key;
+    auth_jwt_secret: SecretStr | None = None
+    # or where it publishes its keys (jwks.py).
+    auth_jwks_url: str | None = None
     # When set, a token must name it as `iss`.
     auth_issuer: str | None = None
     # Comma separated; no cross-origin answers when empty.
@@ -67,9 +71,26 @@ class GatewaySettings(GrpcSettings):
     def _empty_is_unset(cls, value: object) -> object:
         return value or None
 
+    @field_validator("auth_jwks_url")
+    @classmethod
+    def _cannot_be_tampered_with(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        is_here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if value is not None and not (parts.scheme == "https" or (parts.scheme == "http" and is_here)):
+            raise ValueError("must be an https URL")
+        return value
+
+    @model_validator(mode="after")
+    def _tokens_can_be_checked(self) -> Self:
+        if self.auth_jwt_secret is None and self.auth_jwks_url is None:
+            raise ValueError(
+                "AUTH_JWT_SECRET or AUTH_JWKS_URL must be set: what proves the customers' tokens"
+            )
+        return self
+
     @field_validator("auth_jwt_secret")
     @classmethod
-    def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value().encode()) < _MIN_SECRET_BYTES:
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < _MIN_SECRET_BYTES:
             raise ValueError(f"AUTH_JWT_SECRET must have at least {_MIN_SECRET_BYTES} bytes")
         return value

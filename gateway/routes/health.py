@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from gateway.openapi import only_problems
 from gateway.problems import problem
-from gateway.routing import PublicRoute, backends_of
+from gateway.routing import PublicRoute, authenticator_of, backends_of
 from gateway.schemas import ApiModel
 
 router = APIRouter(route_class=PublicRoute, tags=["health"])
@@ -33,6 +33,10 @@ async def readyz(request: Request) -> Health | Response:
     """Every service behind answers, and we are not about to stop."""
     if request.app.state.is_draining:
         return problem(request.scope, "not_ready", "shutting down", fields={"unavailable": ["gateway"]})
+    if not authenticator_of(request).is_ready:
+        return problem(
+            request.scope, "not_ready", "no keys yet", fields={"unavailable": ["identity provider"]}
+        )
     unavailable = await backends_of(request).unavailable()
     if unavailable:
         return problem(request.scope, "not_ready", fields={"unavailable": unavailable})

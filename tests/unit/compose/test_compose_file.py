@@ -50,6 +50,8 @@ IMAGES = {
     *("prom/prometheus:v3.5.0", "grafana/grafana:12.2.0"),
 }
 LONG_RUNNING = {"wallet", "orders", "payments", "gateway", "stripe", "mailbox"}
+# Written down empty, for whoever needs them.
+OPTIONAL = {"AUTH_ISSUER", "AUTH_JWKS_URL", "TRUSTED_PROXIES"}
 VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<word>[^}]*))?\}")
 # What a customer or Stripe connects to, all on 127.0.0.1, by service.
 PUBLISHED = {"gateway": "gateway", "payments": "webhooks", "stripe": "stripe", "mailbox": "mailbox"}
@@ -197,16 +199,17 @@ def test_no_secret_has_a_default_and_each_variable_is_written(written: dict[str,
         ways[each["how"]].add(each["name"])
     assert ways[":-"] == {
         *("GATEWAY_PORT", "WEBHOOK_PORT", "STRIPE_PORT", "MAILBOX_PORT", "GRAFANA_PORT"),
-        *("AISHOP_VERSION", "AISHOP_REVISION", "TRUSTED_PROXIES"),
+        *("AISHOP_VERSION", "AISHOP_REVISION"),
+        *OPTIONAL,
     }
-    # Empty on purpose where Stripe itself is used.
-    assert ways[None] == {"STRIPE_API_BASE"}
-    assert ways[":?"] | ways[None] | {"COMPOSE_PROFILES", "TRUSTED_PROXIES"} == set(written)
+    # Empty on purpose where Stripe itself is used, or where an identity provider publishes its keys.
+    assert ways[None] == {"STRIPE_API_BASE", "AUTH_JWT_SECRET"}
+    assert ways[":?"] | ways[None] | {"COMPOSE_PROFILES", *OPTIONAL} == set(written)
 
 
 def test_two_shops_share_no_secret(written: dict[str, str]) -> None:
     other = variables()
-    choices = {"COMPOSE_PROFILES", "SHOP_URL", "STRIPE_API_BASE", "SMTP_URL", "MAIL_FROM", "TRUSTED_PROXIES"}
+    choices = {"COMPOSE_PROFILES", "SHOP_URL", "STRIPE_API_BASE", "SMTP_URL", "MAIL_FROM", *OPTIONAL}
     assert {name for name in written if written[name] == other[name]} == choices
     drawn = [value for name, value in written.items() if name not in choices]
     assert len(set(drawn)) == len(drawn)

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, error handlers, the gate in front, CORS before all."""
+"""The ASGI application: routes, error handlers, the gate in front, CORS and the headers of every answer."""
 
 import asyncio
 
@@ -28,6 +28,7 @@ from gateway.routes import (
     subscriptions,
     webhooks,
 )
+from gateway.security_headers import SecurityHeaders
 from gateway.settings import GatewaySettings
 from services.chassis.rates import RateLimiter
 
@@ -70,6 +71,8 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
         version="1.0.0",
         description="Buy points, spend them on images, or buy images by card. Errors: /docs/errors.",
         openapi_tags=_TAGS,
+        # pages.py has one that works offline.
+        docs_url=None,
         redoc_url=None,
         # Its spans tell whole paths, and a download's path is its key; ours (gate.py) tell the route.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -93,8 +96,8 @@ def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
     admission = Admission(api, settings, api.state.authenticator, api.state.limiter)
     gate = Gate(admission, settings)
     if not settings.cors_origins:
-        return gate
-    return CORSMiddleware(
+        return SecurityHeaders(gate, settings)
+    cors = CORSMiddleware(
         gate,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
@@ -116,3 +119,4 @@ def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
         ],
         max_age=600,
     )
+    return SecurityHeaders(cors, settings)

@@ -150,7 +150,6 @@ class _Answer:
             if message["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 tracing.fail(str(message["status"]))
             headers = MutableHeaders(raw=message["headers"])
-            headers.append("X-Content-Type-Options", "nosniff")
             headers.setdefault("Cache-Control", "no-store")
             headers.append(TRACE_HEADER, tracing.trace_id() or "")
             message["headers"] = headers.raw

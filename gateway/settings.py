@@ -1,5 +1,6 @@
 """The gateway's environment variables, nothing else."""
 
+import re
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ from services.chassis.rates import Rate, RateSetting
 from services.chassis.settings import GrpcSettings
 
 _MIN_SECRET_BYTES = 32
+# As browsers spell it.
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
 
 
 class GatewaySettings(GrpcSettings):
@@ -29,6 +32,8 @@ class GatewaySettings(GrpcSettings):
     auth_jwks_url: str | None = None
     # When set, a token must name it as `iss`.
     auth_issuer: str | None = None
+    # Origin of the shop's pages; where it is https, browsers are told to stay with that.
+    shop_url: str | None = None
     # Comma separated; no cross-origin answers when empty.
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
@@ -64,6 +69,13 @@ class GatewaySettings(GrpcSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not _ORIGIN.fullmatch(origin) for origin in value):
+            raise ValueError("must be origins such as https://shop.example, without a path and without *")
         return value
 
     @field_validator("auth_issuer", mode="before")

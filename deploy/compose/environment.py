@@ -36,12 +36,15 @@ STRIPE_WEBHOOK_SECRETS={webhook_secret}
 SMTP_URL=smtp://mailbox:8025
 MAIL_FROM=shop@aishop.local
 
-# What proves the customers' tokens: this secret with `aishop token`, the one of the Supabase project, or (then
-# leave the secret empty) its keys, AUTH_JWKS_URL=https://<project>.supabase.co/auth/v1/.well-known/jwks.json
+# What proves the customers' tokens: this secret with `aishop token`, the one of the Supabase project, or (and
+# an empty secret) its keys, AUTH_JWKS_URL=https://<project>.supabase.co/auth/v1/.well-known/jwks.json
 # With AUTH_ISSUER=https://<project>.supabase.co/auth/v1 no other project's tokens are believed.
 AUTH_JWT_SECRET={jwt_secret}
 AUTH_JWKS_URL=
 AUTH_ISSUER=
+
+# Origins of frontends on other hosts that may ask from a browser, comma separated: https://shop.example
+CORS_ORIGINS=
 """
 
 

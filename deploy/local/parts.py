@@ -216,6 +216,7 @@ def _gateway(plan: Plan) -> Part:
             "PAYMENTS_TARGET": plan.address("payments"),
             "PAYMENTS_WEBHOOK_URL": plan.webhook_url,
             "AUTH_JWT_SECRET": plan.secrets.auth_jwt_secret,
+            "SHOP_URL": plan.url("gateway"),
             "VALKEY_URL": plan.valkey_url,
             # Here everybody has the same address.
             "RATE_LIMIT_ADDRESS": "5000, 2000/s",

@@ -1,41 +1,44 @@
-"""The few pages for people: the front door, where Stripe sends the browser back to, and the error codes."""
+"""The few pages for people: the front door, where Stripe sends the browser back to, what the API does."""
 
 import base64
 import hashlib
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 
 from fastapi import APIRouter
-from starlette.responses import HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse
 
 from gateway.errors import KINDS
 from gateway.routing import PublicRoute
+from gateway.security_headers import NOTHING
 
 router = APIRouter(route_class=PublicRoute, include_in_schema=False)
 
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; "
-    "base-uri 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",
-}
+# swagger-ui-dist 5.35.0 as it is in npm, so that the page works offline and under a policy.
+_SWAGGER_UI = Path(str(files("gateway") / "web" / "swagger-ui"))
+_KEPT = {"Cache-Control": "public, max-age=86400"}
 
 
 def _read(name: str) -> str:
     return (files("gateway") / "web" / name).read_text(encoding="utf-8")
 
 
-def _page(name: str, **parts: str) -> HTMLResponse:
+def _hash(text: str) -> str:
+    """What a policy says to let this very script or style in."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+_STYLE = _read("style.css")
+_STYLED = f"{NOTHING}; style-src {_hash(_STYLE)}"
+
+
+def _page(name: str, *, policy: str = _STYLED, **parts: str) -> HTMLResponse:
     body = _read(name)
-    for part, html in {"style": _read("style.css"), **parts}.items():
+    for part, html in {"style": _STYLE, **parts}.items():
         body = body.replace(f"{{{{ {part} }}}}", html)
-    return HTMLResponse(body, headers=_HEADERS)
-
-
-def _allowing(script: str) -> str:
-    """The policy of a page that runs this one script, which asks this origin alone."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    allowed = f"default-src 'none'; script-src 'sha256-{digest}'; connect-src 'self'"
-    return _HEADERS["Content-Security-Policy"].replace("default-src 'none'", allowed)
+    return HTMLResponse(body, headers={"Content-Security-Policy": policy})
 
 
 def _code_rows() -> str:
@@ -48,10 +51,18 @@ def _code_rows() -> str:
 
 _HOME = _page("home.html")
 _FOLLOW = _read("follow.js")
-_SUCCESS = _page("success.html", script=_FOLLOW)
-_SUCCESS.headers["Content-Security-Policy"] = _allowing(_FOLLOW)
+_SUCCESS = _page(
+    "success.html", policy=f"{_STYLED}; script-src {_hash(_FOLLOW)}; connect-src 'self'", script=_FOLLOW
+)
 _CANCEL = _page("cancel.html")
 _ERRORS = _page("errors.html", rows=_code_rows())
+_START = _read("docs.js")
+_DOCS = _page(
+    "docs.html",
+    policy=f"{NOTHING}; script-src 'self' {_hash(_START)}; style-src 'self'; connect-src 'self'; "
+    "img-src data:",
+    script=_START,
+)
 
 
 @router.get("/")
@@ -69,6 +80,21 @@ async def success() -> HTMLResponse:
 @router.get("/checkout/cancel")
 async def cancel() -> HTMLResponse:
     return _CANCEL
+
+
+@router.get("/docs")
+async def api_documentation() -> HTMLResponse:
+    return _DOCS
+
+
+@router.get("/docs/swagger-ui-bundle.js")
+async def swagger_ui_script() -> FileResponse:
+    return FileResponse(_SWAGGER_UI / "swagger-ui-bundle.js", headers=_KEPT)
+
+
+@router.get("/docs/swagger-ui.css")
+async def swagger_ui_style() -> FileResponse:
+    return FileResponse(_SWAGGER_UI / "swagger-ui.css", headers=_KEPT)
 
 
 @router.get("/docs/errors")

@@ -3,8 +3,8 @@
 The answer is 200 once the event is committed (again for one that is known), 400 for what Stripe did not
 sign and for what is no event, 413 for more than 512 KiB, 429 for more than one source may send, 503 when it
 could not be kept: Stripe then delivers again. Signatures are checked over the bytes as they came
-(docs.stripe.com/webhooks, "Verify manually"): the official helper raises on hostile input and takes timestamps
-of the future.
+(docs.stripe.com/webhooks, "Verify manually"): the official helper raises on hostile input and takes
+timestamps of the future.
 
 Failpoint: payments.event.received (after the commit, before the answer).
 """

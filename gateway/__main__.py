@@ -10,6 +10,7 @@ from gateway.gate import DEADLINE_SECONDS
 from gateway.settings import GatewaySettings
 from services.chassis import failpoints, logs
 from services.chassis.http_server import serving
+from services.chassis.settings import load
 from services.chassis.signals import run_until_signal
 from services.chassis.tasks import background
 from services.chassis.trace_export import exporting
@@ -41,7 +42,7 @@ async def run(settings: GatewaySettings) -> None:
 
 
 def main() -> None:
-    settings = GatewaySettings()
+    settings = load(GatewaySettings)
     logs.configure("gateway", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
     with (

@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 
 from services.chassis.client_address import TrustedProxies
 from services.chassis.rates import Rate, RateSetting
+from services.chassis.setting_values import Listen, ValkeyUrl
 from services.chassis.settings import GrpcSettings
 
 _MIN_SECRET_BYTES = 32
@@ -19,7 +20,7 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
 class GatewaySettings(GrpcSettings):
     """Where to listen, whom to call, whom to believe, and how much at once."""
 
-    listen: str
+    listen: Listen
     wallet_target: str
     orders_target: str
     payments_target: str
@@ -40,7 +41,7 @@ class GatewaySettings(GrpcSettings):
     # Addresses and networks of our own proxies, comma separated: they alone are believed about who asks.
     trusted_proxies: TrustedProxies = ()
     # valkey://[:password@]host:port[/database], where all replicas count together; each by itself without.
-    valkey_url: SecretStr | None = None
+    valkey_url: ValkeyUrl | None = None
     # How often (rates.py): a signed-in user, of that buying and downloading; everybody else by address;
     # webhooks by the address that delivers them.
     rate_limit_user: RateSetting = Rate(300, 50)
@@ -104,5 +105,5 @@ class GatewaySettings(GrpcSettings):
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < _MIN_SECRET_BYTES:
-            raise ValueError(f"AUTH_JWT_SECRET must have at least {_MIN_SECRET_BYTES} bytes")
+            raise ValueError(f"must have at least {_MIN_SECRET_BYTES} bytes")
         return value

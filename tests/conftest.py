@@ -11,6 +11,7 @@ from deploy.local.ephemeral import RunningStack, running_stack
 from tests.support import proofs
 from tests.support.groups import GroupScheduling, group_of, place_of
 from tests.support.servers import Servers
+from tests.support.spills import spills
 
 # Up to thirty services wait beside the one under test; at fifty looks a second into its outbox each would
 # take 3 % of a core. Who commits wakes the relay, so that nothing waits for this.
@@ -53,9 +54,11 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[RunningStack]:
-    """The whole shop. Tests that use it leave it whole: they harm nothing and use users of their own."""
+    """The whole shop. Tests that use it leave it whole: they harm nothing and use users of their own. After
+    the last of them nobody's secrets are in its logs."""
     with running_stack() as running:
         yield running
+        assert spills(running.data) == []
 
 
 @pytest.fixture

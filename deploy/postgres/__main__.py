@@ -2,10 +2,11 @@
 
 from deploy.postgres.bootstrap import bootstrap
 from deploy.postgres.settings import BootstrapSettings
+from services.chassis.settings import load
 
 
 def main() -> None:
-    settings = BootstrapSettings()
+    settings = load(BootstrapSettings)
     bootstrap(settings.database_admin_url.get_secret_value(), settings.passwords())
 
 

@@ -3,12 +3,13 @@
 from pydantic import SecretStr
 
 from deploy.postgres.roles import LOGINS, SERVICES, role
+from services.chassis.setting_values import PostgresUrl
 from services.chassis.settings import ProcessSettings
 
 
 class BootstrapSettings(ProcessSettings):
     # postgresql://postgres:…: the superuser, to any database.
-    database_admin_url: SecretStr
+    database_admin_url: PostgresUrl
     wallet_owner_password: SecretStr
     wallet_app_password: SecretStr
     wallet_worker_password: SecretStr

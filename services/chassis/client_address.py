@@ -25,7 +25,10 @@ _NOWHERE = "unknown"
 def _networks(value: object) -> object:
     """ValueError for what is neither an address nor a network."""
     if isinstance(value, str):
-        return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+        try:
+            return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+        except ValueError as error:
+            raise ValueError("must be addresses or networks such as 10.0.0.0/8") from error
     return value
 
 

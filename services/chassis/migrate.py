@@ -7,7 +7,7 @@ from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import MetaData, NullPool, create_engine, text
 
-from services.chassis.settings import MigrationSettings
+from services.chassis.settings import MigrationSettings, load
 
 # Any number: one lock per database, so that replicas starting together migrate one after the other.
 _MIGRATION_LOCK = 4_711
@@ -41,7 +41,7 @@ def run(metadata: MetaData) -> None:
 
 
 def _run_online(metadata: MetaData) -> None:
-    url = MigrationSettings().database_owner_url.get_secret_value()
+    url = load(MigrationSettings).database_owner_url.get_secret_value()
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from services.chassis import logs
 from services.chassis.crypto import Keyring
-from services.chassis.settings import RekeySettings
+from services.chassis.settings import RekeySettings, load
 
 log = logs.get(__name__)
 
@@ -47,7 +47,7 @@ def run(service: str, columns: Sequence[SealedColumn], arguments: Sequence[str])
     """The command; exits 1 when a value stays behind, 2 for arguments that it does not know."""
     if list(arguments) not in ([], [_CHECK]):
         sys.exit(f"usage: python -m services.{service} rekey [{_CHECK}]")
-    settings = RekeySettings()
+    settings = load(RekeySettings)
     logs.configure(service, settings.log_level)
     keyring = Keyring(settings.data_encryption_keys)
     stays_behind = False

@@ -1,23 +1,51 @@
 """What every service reads from its environment. No secret has a default."""
 
+import sys
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.chassis.setting_values import EncryptionKeys, Listen, LogLevel, NatsUrl, PostgresUrl
 from services.chassis.transport import TlsFiles, Transport
 
 
 class ProcessSettings(BaseSettings):
     """Any process of ours."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        # A value that is wrong may be a secret in the wrong place.
+        hide_input_in_errors=True,
+    )
 
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
     # Named crash points, see failpoints.py; unset in production.
     failpoints: str = ""
     failpoints_fired: Path | None = None
+
+
+_Settings = TypeVar("_Settings", bound=ProcessSettings)
+_BAD_SETTINGS = 2
+
+
+def load(kind: type[_Settings]) -> _Settings:
+    """The process's settings. Ends the process with a line for each variable that is missing or wrong."""
+    try:
+        return kind()
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            print(_told(problem["loc"], problem["type"], problem["msg"]), file=sys.stderr)
+        sys.exit(_BAD_SETTINGS)
+
+
+def _told(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    told = "is required" if kind == "missing" else message.removeprefix("Value error, ")
+    # What is wrong between several variables names them itself.
+    return f"{str(location[0]).upper()}: {told}" if location else told
 
 
 class TracedSettings(ProcessSettings):
@@ -59,12 +87,12 @@ class ServiceSettings(GrpcSettings):
     """A gRPC service with a database and a seat on the bus."""
 
     # postgresql://<service>_app:…: customer requests, under row-level security.
-    database_app_url: SecretStr
+    database_app_url: PostgresUrl
     # postgresql://<service>_worker:…: consumers, relays and sagas.
-    database_worker_url: SecretStr
-    database_pool_size: int = 10
-    nats_url: SecretStr
-    grpc_listen: str
+    database_worker_url: PostgresUrl
+    database_pool_size: int = Field(default=10, ge=1)
+    nats_url: NatsUrl
+    grpc_listen: Listen
     # How soon a fact is published whose commit nobody here was told of; other commits wake the relay.
     relay_poll_seconds: float = Field(default=0.02, gt=0)
     # How soon a fact comes again whose handler died with its process.
@@ -72,24 +100,24 @@ class ServiceSettings(GrpcSettings):
     # host:port of /metrics for Prometheus; none when empty.
     metrics_listen: str = ""
     # kid:base64url(32 bytes)[,kid:…]; the first one encrypts, all of them decrypt.
-    data_encryption_keys: SecretStr
+    data_encryption_keys: EncryptionKeys
 
 
 class MigrationSettings(ProcessSettings):
     """The one-shot that migrates a service's own database."""
 
     # postgresql://<service>_owner:…: owns the tables, never used at run time.
-    database_owner_url: SecretStr
+    database_owner_url: PostgresUrl
 
 
 class RekeySettings(ProcessSettings):
     """The one-shot that seals what is stored with the newest key (rekey.py)."""
 
-    database_worker_url: SecretStr
-    data_encryption_keys: SecretStr
+    database_worker_url: PostgresUrl
+    data_encryption_keys: EncryptionKeys
 
 
 class SeedSettings(ProcessSettings):
     """The one-shot that puts the sample catalogue in."""
 
-    database_worker_url: SecretStr
+    database_worker_url: PostgresUrl

@@ -17,6 +17,7 @@ from services.chassis.grpc_server import GrpcServer
 from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
+from services.chassis.settings import load
 from services.chassis.trace_export import exporting
 from services.chassis.watching import Watchers
 from services.chassis.workers import background, run_until_signal
@@ -207,11 +208,11 @@ def main() -> None:
         # It draws pictures; nobody else needs the library for that.
         from services.orders import seed
 
-        seed.run(OrdersSeedSettings())
+        seed.run(load(OrdersSeedSettings))
     elif sys.argv[1:2] == ["rekey"]:
         rekey.run(NAME, [SealedColumn("orders", "email", email_place)], sys.argv[2:])
     else:
-        settings = OrdersSettings()
+        settings = load(OrdersSettings)
         logs.configure(NAME, settings.log_level)
         failpoints.arm(settings.failpoints, settings.failpoints_fired)
         with metrics.serving(settings.metrics_listen), exporting(NAME, settings):

@@ -2,6 +2,7 @@
 
 from pydantic import Field, SecretStr
 
+from services.chassis.setting_values import SmtpUrl, ValkeyUrl
 from services.chassis.settings import ProcessSettings, SeedSettings, ServiceSettings
 
 
@@ -27,10 +28,10 @@ class OrdersSettings(ServiceSettings, AssetSettings):
     wallet_target: str
     payments_target: str
     # smtp://[user:password@]host:port, or smtps:// for TLS.
-    smtp_url: SecretStr
+    smtp_url: SmtpUrl
     mail_from: str
     # valkey://[:password@]host:port[/database]; without it the catalogue is read from the database.
-    valkey_url: SecretStr | None = None
+    valkey_url: ValkeyUrl | None = None
     # Origin of the shop's pages: mails link there.
     shop_url: str
     # What a bought picture allows: for how long, how often, how often again, and for how long one link.

@@ -19,7 +19,7 @@ from services.chassis.http_server import serving
 from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
-from services.chassis.settings import SeedSettings
+from services.chassis.settings import SeedSettings, load
 from services.chassis.trace_export import exporting
 from services.chassis.watching import Watchers
 from services.chassis.workers import Worker, background, run_until_signal
@@ -182,7 +182,7 @@ async def _seed(settings: SeedSettings) -> None:
 def main() -> None:
     match sys.argv[1:]:
         case []:
-            settings = Settings()
+            settings = load(Settings)
             logs.configure("payments", settings.log_level)
             failpoints.arm(settings.failpoints, settings.failpoints_fired)
             with metrics.serving(settings.metrics_listen), exporting("payments", settings):
@@ -193,7 +193,7 @@ def main() -> None:
 
             migrate.upgrade(Path(__file__).parent / "migrations")
         case ["seed"]:
-            asyncio.run(_seed(SeedSettings()))
+            asyncio.run(_seed(load(SeedSettings)))
         case ["rekey", *arguments]:
             rekey.run("payments", _SEALED, arguments)
         case _:

@@ -1,9 +1,10 @@
 """The environment of payments."""
 
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 
 from services.chassis.client_address import TrustedProxies
 from services.chassis.rates import Rate, RateSetting
+from services.chassis.setting_values import Listen
 from services.chassis.settings import ServiceSettings
 
 
@@ -13,7 +14,7 @@ class Settings(ServiceSettings):
     stripe_webhook_secrets: SecretStr
     stripe_api_base: str = "https://api.stripe.com"
     # host:port of the webhook endpoint.
-    webhook_listen: str
+    webhook_listen: Listen
     # How often one address may deliver (rates.py), and the proxies that are believed about the address.
     rate_limit_webhooks: RateSetting = Rate(2000, 500)
     trusted_proxies: TrustedProxies = ()
@@ -28,15 +29,21 @@ class Settings(ServiceSettings):
     max_watchers: int = 1000
     watch_seconds: float = 300.0
 
+    @field_validator("stripe_webhook_secrets")
+    @classmethod
+    def _names_one(cls, value: SecretStr) -> SecretStr:
+        if not _listed(value):
+            raise ValueError("names no secret")
+        return value
+
     @property
     def livemode(self) -> bool:
         """Whether the key moves real money (sk_live_…, rk_live_…)."""
         return self.stripe_secret_key.get_secret_value().split("_")[1:2] == ["live"]
 
     def webhook_secrets(self) -> tuple[str, ...]:
-        """At least one secret; ValueError when the variable holds none."""
-        listed = self.stripe_webhook_secrets.get_secret_value().split(",")
-        secrets = tuple(secret.strip() for secret in listed if secret.strip())
-        if not secrets:
-            raise ValueError("STRIPE_WEBHOOK_SECRETS names no secret")
-        return secrets
+        return _listed(self.stripe_webhook_secrets)
+
+
+def _listed(secrets: SecretStr) -> tuple[str, ...]:
+    return tuple(secret.strip() for secret in secrets.get_secret_value().split(",") if secret.strip())

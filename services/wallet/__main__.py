@@ -15,6 +15,7 @@ from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
+from services.chassis.settings import load
 from services.chassis.trace_export import exporting
 from services.chassis.workers import Worker, background, run_until_signal
 from services.wallet.api import WalletServicer, email_place
@@ -81,7 +82,7 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["rekey"]:
         rekey.run("wallet", [SealedColumn("profiles", "email", email_place)], sys.argv[2:])
-    settings = WalletSettings()
+    settings = load(WalletSettings)
     logs.configure("wallet", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
     with metrics.serving(settings.metrics_listen), exporting("wallet", settings):

@@ -4,11 +4,12 @@ import sys
 
 from deploy.local.audit import report
 from deploy.local.audit.settings import AuditSettings
+from services.chassis.settings import load
 
 
 def main() -> int:
     """1 when an invariant does not hold."""
-    return report(AuditSettings().urls(), as_json="--json" in sys.argv[1:])
+    return report(load(AuditSettings).urls(), as_json="--json" in sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """The environment of an audit without a stack.json: its databases, for a role that may read them."""
 
-from pydantic import SecretStr
-
+from services.chassis.setting_values import PostgresUrl
 from services.chassis.settings import ProcessSettings
 
 
 class AuditSettings(ProcessSettings):
-    wallet_database_url: SecretStr
-    orders_database_url: SecretStr
-    payments_database_url: SecretStr
+    wallet_database_url: PostgresUrl
+    orders_database_url: PostgresUrl
+    payments_database_url: PostgresUrl
 
     def urls(self) -> dict[str, str]:
         """By the name of the database."""

@@ -10,6 +10,7 @@ from deploy.local.mailbox.store import Store
 from deploy.local.mailbox.web import application
 from services.chassis import logs
 from services.chassis.http_server import serving
+from services.chassis.settings import load
 from services.chassis.signals import run_until_signal
 
 _STOP_SECONDS = 1
@@ -28,7 +29,7 @@ async def run(settings: MailboxSettings) -> None:
 
 
 def main() -> None:
-    settings = MailboxSettings()
+    settings = load(MailboxSettings)
     logs.configure("mailbox", settings.log_level)
     asyncio.run(run(settings))
 

@@ -10,6 +10,7 @@ from deploy.local.stripe_sandbox.sandbox import build
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from services.chassis import logs
 from services.chassis.http_server import serving
+from services.chassis.settings import load
 from services.chassis.signals import run_until_signal
 from services.chassis.tasks import background
 
@@ -31,7 +32,7 @@ async def run(settings: SandboxSettings) -> None:
 
 
 def main() -> None:
-    settings = SandboxSettings()
+    settings = load(SandboxSettings)
     logs.configure("stripe_sandbox", settings.log_level)
     asyncio.run(run(settings))
 

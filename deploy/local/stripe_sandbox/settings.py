@@ -4,11 +4,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from services.chassis.setting_values import Listen
 from services.chassis.settings import ProcessSettings
 
 
 class SandboxSettings(ProcessSettings):
-    sandbox_listen: str = "127.0.0.1:8082"
+    sandbox_listen: Listen = "127.0.0.1:8082"
     # The origin of the payment pages' addresses.
     sandbox_public_url: str = "http://127.0.0.1:8082"
     # Where events are delivered.

@@ -12,6 +12,8 @@ from gateway.auth import Authenticator
 from gateway.backends import Backends
 from gateway.gate import TRACE_HEADER, Gate
 from gateway.routes import (
+    admin_analytics,
+    admin_audit,
     admin_orders,
     admin_payments,
     admin_points,
@@ -47,6 +49,8 @@ _ROUTERS = (
     admin_payments.router,
     admin_shipments.router,
     admin_timeline.router,
+    admin_analytics.router,
+    admin_audit.router,
     webhooks.router,
     health.router,
     pages.router,

@@ -223,6 +223,11 @@ KINDS: dict[str, Kind] = {
     "saga_past_pivot": Kind(
         409, "The saga can only go forward", "Past `step` nothing is undone: retry it, or refund its order."
     ),
+    "range_too_large": Kind(
+        422,
+        "The range holds more than can be counted in time",
+        "Ask for a shorter range (`from`, `to`), or again when the shop is quieter.",
+    ),
     "reconciliation_not_found": Kind(
         404, "There is no such reconciliation", "Start one with POST /api/admin/reconciliations."
     ),

@@ -6,11 +6,13 @@ ends, so that an entry stands and falls with the action. A changed, missing or s
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import Protocol
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
@@ -33,10 +35,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from protos.audit.v1 import audit_pb2
+from services.chassis.fields import as_text, in_range
+
 # prev_hash of a database's first entry.
 GENESIS = bytes(32)
 # Any number: it names the chain's lock inside one database.
 _CHAIN_LOCK = 4_713
+# A page of the gateway's, and one more to see whether there is another.
+_MAX_ENTRIES = 101
+_LONGEST_FILTER = 255
+_LAST_SEQ = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -148,3 +157,59 @@ def broken_at(entries: Iterable[Entry]) -> int | None:
             return seq + 1
         seq, head = entry.seq, entry.hash
     return None
+
+
+class Request(Protocol):
+    """ListAuditLogRequest of any service."""
+
+    before_seq: int
+    limit: int
+    actor: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries: those before `before_seq` (0: all), of an actor, about a subject (empty: any)."""
+
+    before_seq: int
+    limit: int
+    actor: str
+    subject: str
+
+
+def wanted(request: Request) -> Wanted:
+    """Raises Invalid for what cannot be asked."""
+    return Wanted(
+        before_seq=in_range(request.before_seq, field="before_seq", low=0, high=_LAST_SEQ),
+        limit=in_range(request.limit, field="limit", low=1, high=_MAX_ENTRIES),
+        actor=as_text(request.actor, field="actor", longest=_LONGEST_FILTER, shortest=0),
+        subject=as_text(request.subject, field="subject", longest=_LONGEST_FILTER, shortest=0),
+    )
+
+
+async def read(connection: AsyncConnection, of: Wanted) -> Sequence[Entry]:
+    """The newest first, by seq: no two entries share one, and none comes between two that are there."""
+    query = select(*_audit_log.c).order_by(_audit_log.c.seq.desc()).limit(of.limit)
+    if of.before_seq:
+        query = query.where(_audit_log.c.seq < of.before_seq)
+    if of.actor:
+        query = query.where(_audit_log.c.actor == of.actor)
+    if of.subject:
+        query = query.where(_audit_log.c.subject == of.subject)
+    return [Entry(**row._mapping) for row in await connection.execute(query)]
+
+
+def as_message(service: str, entry: Entry) -> audit_pb2.AuditEntry:
+    created_at = Timestamp()
+    created_at.FromDatetime(entry.created_at)
+    return audit_pb2.AuditEntry(
+        service=service,
+        seq=entry.seq,
+        actor=entry.actor,
+        action=entry.action,
+        subject=entry.subject,
+        reason=entry.reason,
+        details=json.dumps(entry.details),
+        created_at=created_at,
+    )

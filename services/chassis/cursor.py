@@ -47,6 +47,18 @@ def decode_int(cursor: str) -> int | None:
     return _bigint(_decode(cursor)) if _is_valid(cursor, _bigint) else None
 
 
+def decode_ints(cursor: str, *, count: int) -> tuple[int, ...] | None:
+    """The numbers in a cursor made by `encode(number, …)`, so many; None for the first page."""
+
+    def numbers(text: str) -> tuple[int, ...]:
+        found = tuple(_bigint(part) for part in text.split("|"))
+        if len(found) != count:
+            raise ValueError(text)
+        return found
+
+    return numbers(_decode(cursor)) if _is_valid(cursor, numbers) else None
+
+
 def _bigint(text: str) -> int:
     """A number that a bigint column can be compared with, or ValueError."""
     number = int(text)

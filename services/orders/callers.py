@@ -43,5 +43,7 @@ CALLERS: Callers = {
         "RetrySaga": _FOR_OPERATORS,
         "CompensateSaga": _FOR_OPERATORS,
         "GetTimeline": _FOR_OPERATORS,
+        "GetAnalytics": _FOR_OPERATORS,
+        "ListAuditLog": _FOR_OPERATORS,
     },
 }

@@ -32,5 +32,7 @@ CALLERS: Callers = {
         "StartReconciliation": _FOR_OPERATORS,
         "GetReconciliation": _FOR_OPERATORS,
         "GetTimeline": _FOR_OPERATORS,
+        "GetAnalytics": _FOR_OPERATORS,
+        "ListAuditLog": _FOR_OPERATORS,
     },
 }

@@ -292,18 +292,18 @@ def net_points(points: int, paid_cents: int, taken_back_cents: int) -> int:
 # docs.stripe.com/api/refunds/object#refund_object-status: these have left, or are about to leave, the shop.
 GIVEN_BACK = frozenset({"pending", "requires_action", "succeeded"})
 # docs.stripe.com/disputes/how-disputes-work: `warning_*` is an inquiry and moves no money.
-_OPEN_DISPUTES = frozenset({"needs_response", "under_review"})
+OPEN_DISPUTES = frozenset({"needs_response", "under_review"})
 
 
 def disputed_cents(disputes: Iterable[Dispute]) -> int:
     """What the bank holds or has kept."""
-    return sum(dispute.amount for dispute in disputes if dispute.status in _OPEN_DISPUTES | {"lost"})
+    return sum(dispute.amount for dispute in disputes if dispute.status in OPEN_DISPUTES | {"lost"})
 
 
 def contest_of(disputes: Iterable[Dispute]) -> Contest:
     """The gravest of a payment's disputes: an open one before a lost one before a won one."""
     statuses = {dispute.status for dispute in disputes}
-    if statuses & _OPEN_DISPUTES:
+    if statuses & OPEN_DISPUTES:
         return Contest.OPEN
     if "lost" in statuses:
         return Contest.LOST

@@ -14,13 +14,14 @@ import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
-from services.chassis import cursor, failpoints, logs, tracing
+from services.chassis import analytics as chassis_analytics
+from services.chassis import audit_log, cursor, failpoints, logs, tracing
 from services.chassis import timeline as chassis_timeline
 from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.db import Database
 from services.chassis.errors import Invalid
 from services.chassis.fields import as_uuid, in_range
-from services.wallet import queries, timeline
+from services.wallet import analytics, queries, timeline
 from services.wallet.commands import adjustments, holds, profiles
 from services.wallet.commands.adjustments import Adjustment
 from services.wallet.fields import as_text
@@ -62,6 +63,7 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
         self, *, database: Database, keyring: Keyring, email_hasher: EmailHasher, hold_seconds: int
     ) -> None:
         self._database = database
+        self._counting = chassis_analytics.Counting(database)
         self._keyring = keyring
         self._email_hasher = email_hasher
         self._hold_seconds = hold_seconds
@@ -202,6 +204,35 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
             found = await timeline.read_timeline(connection, of)
         return wallet_pb2.GetTimelineResponse(
             entries=[chassis_timeline.as_message("wallet", entry, timeline.SUMMARIES) for entry in found]
+        )
+
+    async def GetAnalytics(
+        self, request: wallet_pb2.GetAnalyticsRequest, _context: object
+    ) -> wallet_pb2.GetAnalyticsResponse:
+        within = chassis_analytics.wanted(request)
+        async with self._counting.turn() as connection:
+            counted = await analytics.count_points(connection, within)
+        return wallet_pb2.GetAnalyticsResponse(
+            moved=wallet_pb2.GetAnalyticsResponse.Moved(
+                sold=counted.sold,
+                spent=counted.spent,
+                refunded=counted.refunded,
+                reversed=counted.reversed,
+                adjusted=counted.adjusted,
+            ),
+            now=wallet_pb2.GetAnalyticsResponse.Balances(
+                outstanding=counted.outstanding, held=counted.held, debt=counted.debt
+            ),
+        )
+
+    async def ListAuditLog(
+        self, request: wallet_pb2.ListAuditLogRequest, _context: object
+    ) -> wallet_pb2.ListAuditLogResponse:
+        of = audit_log.wanted(request)
+        async with self._database.worker() as connection:
+            found = await audit_log.read(connection, of)
+        return wallet_pb2.ListAuditLogResponse(
+            entries=[audit_log.as_message("wallet", entry) for entry in found]
         )
 
     def _profile_message(self, profile: Profile) -> wallet_pb2.Profile:

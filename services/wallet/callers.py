@@ -17,5 +17,7 @@ CALLERS: Callers = {
         "RefundOrderPoints": _FOR_SAGAS,
         "AdjustPoints": _FOR_OPERATORS,
         "GetTimeline": _FOR_OPERATORS,
+        "GetAnalytics": _FOR_OPERATORS,
+        "ListAuditLog": _FOR_OPERATORS,
     },
 }

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from protos.audit.v1 import audit_pb2 as _audit_pb2
 from protos.timeline.v1 import timeline_pb2 as _timeline_pb2
 import builtins as _builtins
 import sys
@@ -2154,3 +2155,273 @@ class GetTimelineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTimelineResponse: _TypeAlias = GetTimelineResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditLogRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    before_seq: _builtins.int
+    """Entries before this one; 0: from the newest on."""
+    limit: _builtins.int
+    """1 to 101."""
+    actor: _builtins.str
+    """Only those of this actor, or about this subject; empty: all."""
+    subject: _builtins.str
+    def __init__(
+        self,
+        *,
+        before_seq: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "before_seq", b"before_seq", "limit", b"limit", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditLogRequest: _TypeAlias = ListAuditLogRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditLogResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_audit_pb2.AuditEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditLogResponse: _TypeAlias = ListAuditLogResponse  # noqa: Y015
+
+@_typing.final
+class GetAnalyticsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnalyticsRequest: _TypeAlias = GetAnalyticsRequest  # noqa: Y015
+
+@_typing.final
+class GetAnalyticsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Conversion(_message.Message):
+        """Each step is a part of the one before. A cart knows only when it was last changed: one that was changed
+        after the range as well is not counted, unless its customer placed an order in the range.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CUSTOMERS_WITH_CART_FIELD_NUMBER: _builtins.int
+        CUSTOMERS_ORDERING_FIELD_NUMBER: _builtins.int
+        CUSTOMERS_PAYING_FIELD_NUMBER: _builtins.int
+        ORDERS_PLACED_FIELD_NUMBER: _builtins.int
+        ORDERS_PAID_FIELD_NUMBER: _builtins.int
+        ORDERS_FAILED_FIELD_NUMBER: _builtins.int
+        ORDERS_CANCELLED_FIELD_NUMBER: _builtins.int
+        customers_with_cart: _builtins.int
+        customers_ordering: _builtins.int
+        customers_paying: _builtins.int
+        orders_placed: _builtins.int
+        orders_paid: _builtins.int
+        orders_failed: _builtins.int
+        orders_cancelled: _builtins.int
+        def __init__(
+            self,
+            *,
+            customers_with_cart: _builtins.int = ...,
+            customers_ordering: _builtins.int = ...,
+            customers_paying: _builtins.int = ...,
+            orders_placed: _builtins.int = ...,
+            orders_paid: _builtins.int = ...,
+            orders_failed: _builtins.int = ...,
+            orders_cancelled: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["customers_ordering", b"customers_ordering", "customers_paying", b"customers_paying", "customers_with_cart", b"customers_with_cart", "orders_cancelled", b"orders_cancelled", "orders_failed", b"orders_failed", "orders_paid", b"orders_paid", "orders_placed", b"orders_placed"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class MethodUse(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        METHOD_FIELD_NUMBER: _builtins.int
+        PLACED_FIELD_NUMBER: _builtins.int
+        PAID_FIELD_NUMBER: _builtins.int
+        CENTS_FIELD_NUMBER: _builtins.int
+        POINTS_FIELD_NUMBER: _builtins.int
+        method: _builtins.str
+        """stripe or points."""
+        placed: _builtins.int
+        paid: _builtins.int
+        cents: _builtins.int
+        """Of the paid ones, whatever went back later."""
+        points: _builtins.int
+        def __init__(
+            self,
+            *,
+            method: _builtins.str = ...,
+            placed: _builtins.int = ...,
+            paid: _builtins.int = ...,
+            cents: _builtins.int = ...,
+            points: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cents", b"cents", "method", b"method", "paid", b"paid", "placed", b"placed", "points", b"points"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Failure(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STATUS_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        ORDERS_FIELD_NUMBER: _builtins.int
+        status: _builtins.str
+        """failed or cancelled."""
+        reason: _builtins.str
+        orders: _builtins.int
+        def __init__(
+            self,
+            *,
+            status: _builtins.str = ...,
+            reason: _builtins.str = ...,
+            orders: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders", "reason", b"reason", "status", b"status"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Totals(_message.Message):
+        """Totals of paid orders: real ones, none in between."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        MEDIAN_FIELD_NUMBER: _builtins.int
+        P90_FIELD_NUMBER: _builtins.int
+        MAX_FIELD_NUMBER: _builtins.int
+        median: _builtins.int
+        p90: _builtins.int
+        max: _builtins.int
+        def __init__(
+            self,
+            *,
+            median: _builtins.int = ...,
+            p90: _builtins.int = ...,
+            max: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["max", b"max", "median", b"median", "p90", b"p90"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ProductSales(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PRODUCT_ID_FIELD_NUMBER: _builtins.int
+        TITLE_FIELD_NUMBER: _builtins.int
+        PIECES_FIELD_NUMBER: _builtins.int
+        CENTS_FIELD_NUMBER: _builtins.int
+        POINTS_FIELD_NUMBER: _builtins.int
+        product_id: _builtins.str
+        title: _builtins.str
+        pieces: _builtins.int
+        """Without what was refunded, as are the amounts."""
+        cents: _builtins.int
+        points: _builtins.int
+        def __init__(
+            self,
+            *,
+            product_id: _builtins.str = ...,
+            title: _builtins.str = ...,
+            pieces: _builtins.int = ...,
+            cents: _builtins.int = ...,
+            points: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cents", b"cents", "pieces", b"pieces", "points", b"points", "product_id", b"product_id", "title", b"title"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CONVERSION_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    CENTS_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    TOP_PRODUCTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def conversion(self) -> Global___GetAnalyticsResponse.Conversion: ...
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetAnalyticsResponse.MethodUse]: ...
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetAnalyticsResponse.Failure]:
+        """The most frequent reasons first, 50 at most."""
+
+    @_builtins.property
+    def cents(self) -> Global___GetAnalyticsResponse.Totals:
+        """Absent when no order was paid that way."""
+
+    @_builtins.property
+    def points(self) -> Global___GetAnalyticsResponse.Totals: ...
+    @_builtins.property
+    def top_products(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetAnalyticsResponse.ProductSales]:
+        """Ten at most, those with most pieces first."""
+
+    def __init__(
+        self,
+        *,
+        conversion: Global___GetAnalyticsResponse.Conversion | None = ...,
+        methods: _abc.Iterable[Global___GetAnalyticsResponse.MethodUse] | None = ...,
+        failures: _abc.Iterable[Global___GetAnalyticsResponse.Failure] | None = ...,
+        cents: Global___GetAnalyticsResponse.Totals | None = ...,
+        points: Global___GetAnalyticsResponse.Totals | None = ...,
+        top_products: _abc.Iterable[Global___GetAnalyticsResponse.ProductSales] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cents", b"cents", "conversion", b"conversion", "points", b"points"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cents", b"cents", "conversion", b"conversion", "failures", b"failures", "methods", b"methods", "points", b"points", "top_products", b"top_products"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnalyticsResponse: _TypeAlias = GetAnalyticsResponse  # noqa: Y015

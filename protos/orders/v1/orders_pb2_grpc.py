@@ -1134,6 +1134,16 @@ class OrdersOperatorServiceStub:
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.SerializeToString,
                 response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.FromString,
                 _registered_method=True)
+        self.GetAnalytics = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/GetAnalytics',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetAnalyticsRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetAnalyticsResponse.FromString,
+                _registered_method=True)
+        self.ListAuditLog = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/ListAuditLog',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAuditLogRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAuditLogResponse.FromString,
+                _registered_method=True)
 
 
 class OrdersOperatorServiceServicer:
@@ -1194,6 +1204,22 @@ class OrdersOperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAnalytics(self, request, context):
+        """Conversion, payment methods, failures, spending and sales. Of what happened from `since` on and
+        before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+        RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditLog(self, request, context):
+        """What operators did here, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrdersOperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1231,6 +1257,16 @@ def add_OrdersOperatorServiceServicer_to_server(servicer, server):
                     servicer.GetTimeline,
                     request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.FromString,
                     response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.SerializeToString,
+            ),
+            'GetAnalytics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAnalytics,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetAnalyticsRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetAnalyticsResponse.SerializeToString,
+            ),
+            'ListAuditLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditLog,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAuditLogRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListAuditLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1423,6 +1459,60 @@ class OrdersOperatorService:
             '/aishop.orders.v1.OrdersOperatorService/GetTimeline',
             protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.SerializeToString,
             protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAnalytics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/GetAnalytics',
+            protos_dot_orders_dot_v1_dot_orders__pb2.GetAnalyticsRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.GetAnalyticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/ListAuditLog',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListAuditLogRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListAuditLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

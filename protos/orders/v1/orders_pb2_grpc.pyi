@@ -437,6 +437,13 @@ class OrdersOperatorServiceStub:
     """
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]
     """What happened here to an order or a user, the oldest first."""
+    GetAnalytics: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetAnalyticsRequest, _orders_pb2.GetAnalyticsResponse]
+    """Conversion, payment methods, failures, spending and sales. Of what happened from `since` on and
+    before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+    RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+    """
+    ListAuditLog: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListAuditLogRequest, _orders_pb2.ListAuditLogResponse]
+    """What operators did here, the newest first."""
 
 @_typing.type_check_only
 class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
@@ -465,6 +472,13 @@ class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
     """
     GetTimeline: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]  # type: ignore[assignment]
     """What happened here to an order or a user, the oldest first."""
+    GetAnalytics: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetAnalyticsRequest, _orders_pb2.GetAnalyticsResponse]  # type: ignore[assignment]
+    """Conversion, payment methods, failures, spending and sales. Of what happened from `since` on and
+    before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+    RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+    """
+    ListAuditLog: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListAuditLogRequest, _orders_pb2.ListAuditLogResponse]  # type: ignore[assignment]
+    """What operators did here, the newest first."""
 
 class OrdersOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators see and do about orders. Each action is in the audit log with its actor and reason."""
@@ -532,5 +546,24 @@ class OrdersOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.GetTimelineResponse, _abc.Awaitable[_orders_pb2.GetTimelineResponse]]:
         """What happened here to an order or a user, the oldest first."""
+
+    @_abc_1.abstractmethod
+    def GetAnalytics(
+        self,
+        request: _orders_pb2.GetAnalyticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.GetAnalyticsResponse, _abc.Awaitable[_orders_pb2.GetAnalyticsResponse]]:
+        """Conversion, payment methods, failures, spending and sales. Of what happened from `since` on and
+        before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+        RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditLog(
+        self,
+        request: _orders_pb2.ListAuditLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ListAuditLogResponse, _abc.Awaitable[_orders_pb2.ListAuditLogResponse]]:
+        """What operators did here, the newest first."""
 
 def add_OrdersOperatorServiceServicer_to_server(servicer: OrdersOperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from protos.audit.v1 import audit_pb2 as _audit_pb2
 from protos.timeline.v1 import timeline_pb2 as _timeline_pb2
 import builtins as _builtins
 import sys
@@ -1706,3 +1707,235 @@ class GetTimelineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTimelineResponse: _TypeAlias = GetTimelineResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditLogRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_SEQ_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    before_seq: _builtins.int
+    """Entries before this one; 0: from the newest on."""
+    limit: _builtins.int
+    """1 to 101."""
+    actor: _builtins.str
+    """Only those of this actor, or about this subject; empty: all."""
+    subject: _builtins.str
+    def __init__(
+        self,
+        *,
+        before_seq: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "before_seq", b"before_seq", "limit", b"limit", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditLogRequest: _TypeAlias = ListAuditLogRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditLogResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_audit_pb2.AuditEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditLogResponse: _TypeAlias = ListAuditLogResponse  # noqa: Y015
+
+@_typing.final
+class GetAnalyticsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnalyticsRequest: _TypeAlias = GetAnalyticsRequest  # noqa: Y015
+
+@_typing.final
+class GetAnalyticsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Source(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PAYMENTS_FIELD_NUMBER: _builtins.int
+        CENTS_FIELD_NUMBER: _builtins.int
+        payments: _builtins.int
+        cents: _builtins.int
+        def __init__(
+            self,
+            *,
+            payments: _builtins.int = ...,
+            cents: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cents", b"cents", "payments", b"payments"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Revenue(_message.Message):
+        """By when payments, refunds and disputes came to be here, so that ranges add up. What is in quarantine is no
+        revenue.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CURRENCY_FIELD_NUMBER: _builtins.int
+        ORDERS_FIELD_NUMBER: _builtins.int
+        POINTS_PACKAGES_FIELD_NUMBER: _builtins.int
+        SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+        REFUNDED_CENTS_FIELD_NUMBER: _builtins.int
+        DISPUTED_CENTS_FIELD_NUMBER: _builtins.int
+        LOST_CENTS_FIELD_NUMBER: _builtins.int
+        currency: _builtins.str
+        refunded_cents: _builtins.int
+        """Refunds that succeeded."""
+        disputed_cents: _builtins.int
+        """Disputes that the bank has not decided, and those that it decided against the shop."""
+        lost_cents: _builtins.int
+        @_builtins.property
+        def orders(self) -> Global___GetAnalyticsResponse.Source: ...
+        @_builtins.property
+        def points_packages(self) -> Global___GetAnalyticsResponse.Source: ...
+        @_builtins.property
+        def subscriptions(self) -> Global___GetAnalyticsResponse.Source: ...
+        def __init__(
+            self,
+            *,
+            currency: _builtins.str = ...,
+            orders: Global___GetAnalyticsResponse.Source | None = ...,
+            points_packages: Global___GetAnalyticsResponse.Source | None = ...,
+            subscriptions: Global___GetAnalyticsResponse.Source | None = ...,
+            refunded_cents: _builtins.int = ...,
+            disputed_cents: _builtins.int = ...,
+            lost_cents: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders", "points_packages", b"points_packages", "subscriptions", b"subscriptions"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "disputed_cents", b"disputed_cents", "lost_cents", b"lost_cents", "orders", b"orders", "points_packages", b"points_packages", "refunded_cents", b"refunded_cents", "subscriptions", b"subscriptions"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Webhooks(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RECEIVED_FIELD_NUMBER: _builtins.int
+        PROCESSED_FIELD_NUMBER: _builtins.int
+        IGNORED_FIELD_NUMBER: _builtins.int
+        FAILING_FIELD_NUMBER: _builtins.int
+        LAG_MS_FIELD_NUMBER: _builtins.int
+        PROCESSING_MS_FIELD_NUMBER: _builtins.int
+        received: _builtins.int
+        processed: _builtins.int
+        ignored: _builtins.int
+        failing: _builtins.int
+        """Of those that are left, the ones that failed at least once; they are tried again."""
+        @_builtins.property
+        def lag_ms(self) -> Global___GetAnalyticsResponse.Percentiles:
+            """From Stripe's time of the event (whole seconds) to its receipt; absent without events."""
+
+        @_builtins.property
+        def processing_ms(self) -> Global___GetAnalyticsResponse.Percentiles:
+            """From its receipt to the end of its (last) handling; absent without handled events."""
+
+        def __init__(
+            self,
+            *,
+            received: _builtins.int = ...,
+            processed: _builtins.int = ...,
+            ignored: _builtins.int = ...,
+            failing: _builtins.int = ...,
+            lag_ms: Global___GetAnalyticsResponse.Percentiles | None = ...,
+            processing_ms: Global___GetAnalyticsResponse.Percentiles | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["lag_ms", b"lag_ms", "processing_ms", b"processing_ms"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["failing", b"failing", "ignored", b"ignored", "lag_ms", b"lag_ms", "processed", b"processed", "processing_ms", b"processing_ms", "received", b"received"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Percentiles(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        P50_FIELD_NUMBER: _builtins.int
+        P95_FIELD_NUMBER: _builtins.int
+        P99_FIELD_NUMBER: _builtins.int
+        p50: _builtins.int
+        p95: _builtins.int
+        p99: _builtins.int
+        def __init__(
+            self,
+            *,
+            p50: _builtins.int = ...,
+            p95: _builtins.int = ...,
+            p99: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REVENUE_FIELD_NUMBER: _builtins.int
+    DECLINED_PAYMENTS_FIELD_NUMBER: _builtins.int
+    DECLINED_INVOICES_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_FIELD_NUMBER: _builtins.int
+    declined_payments: _builtins.int
+    """Tries to pay that Stripe told us were declined: of checkouts, and of invoices."""
+    declined_invoices: _builtins.int
+    @_builtins.property
+    def revenue(self) -> Global___GetAnalyticsResponse.Revenue: ...
+    @_builtins.property
+    def webhooks(self) -> Global___GetAnalyticsResponse.Webhooks: ...
+    def __init__(
+        self,
+        *,
+        revenue: Global___GetAnalyticsResponse.Revenue | None = ...,
+        declined_payments: _builtins.int = ...,
+        declined_invoices: _builtins.int = ...,
+        webhooks: Global___GetAnalyticsResponse.Webhooks | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revenue", b"revenue", "webhooks", b"webhooks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["declined_invoices", b"declined_invoices", "declined_payments", b"declined_payments", "revenue", b"revenue", "webhooks", b"webhooks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnalyticsResponse: _TypeAlias = GetAnalyticsResponse  # noqa: Y015

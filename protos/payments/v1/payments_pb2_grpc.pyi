@@ -280,6 +280,13 @@ class PaymentsOperatorServiceStub:
     """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetTimelineRequest, _payments_pb2.GetTimelineResponse]
     """What happened here to a user or an order, the oldest first."""
+    GetAnalytics: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetAnalyticsRequest, _payments_pb2.GetAnalyticsResponse]
+    """Revenue, declined payments and Stripe's events. Of what happened from `since` on and
+    before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+    RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+    """
+    ListAuditLog: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListAuditLogRequest, _payments_pb2.ListAuditLogResponse]
+    """What operators did here, the newest first."""
 
 @_typing.type_check_only
 class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
@@ -307,6 +314,13 @@ class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
     """How far a comparison is, and what it found. NOT_FOUND RECONCILIATION_NOT_FOUND."""
     GetTimeline: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetTimelineRequest, _payments_pb2.GetTimelineResponse]  # type: ignore[assignment]
     """What happened here to a user or an order, the oldest first."""
+    GetAnalytics: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetAnalyticsRequest, _payments_pb2.GetAnalyticsResponse]  # type: ignore[assignment]
+    """Revenue, declined payments and Stripe's events. Of what happened from `since` on and
+    before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+    RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+    """
+    ListAuditLog: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListAuditLogRequest, _payments_pb2.ListAuditLogResponse]  # type: ignore[assignment]
+    """What operators did here, the newest first."""
 
 class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators see and do: Stripe's events, parked payments, reconciliation. Each action is in the audit
@@ -379,5 +393,24 @@ class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.GetTimelineResponse, _abc.Awaitable[_payments_pb2.GetTimelineResponse]]:
         """What happened here to a user or an order, the oldest first."""
+
+    @_abc_1.abstractmethod
+    def GetAnalytics(
+        self,
+        request: _payments_pb2.GetAnalyticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.GetAnalyticsResponse, _abc.Awaitable[_payments_pb2.GetAnalyticsResponse]]:
+        """Revenue, declined payments and Stripe's events. Of what happened from `since` on and
+        before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+        RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditLog(
+        self,
+        request: _payments_pb2.ListAuditLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ListAuditLogResponse, _abc.Awaitable[_payments_pb2.ListAuditLogResponse]]:
+        """What operators did here, the newest first."""
 
 def add_PaymentsOperatorServiceServicer_to_server(servicer: PaymentsOperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

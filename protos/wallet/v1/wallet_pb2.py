@@ -23,64 +23,77 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from protos.audit.v1 import audit_pb2 as protos_dot_audit_dot_v1_dot_audit__pb2
 from protos.timeline.v1 import timeline_pb2 as protos_dot_timeline_dot_v1_dot_timeline__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/wallet/v1/wallet.proto\x12\x10\x61ishop.wallet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!protos/timeline/v1/timeline.proto\"x\n\x07Profile\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x03\x12\x13\n\x0bpoints_held\x18\x04 \x01(\x03\x12\x18\n\x10points_available\x18\x05 \x01(\x03\x12\x13\n\x0bpoints_debt\x18\x06 \x01(\x03\"\xd5\x01\n\x0bTransaction\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12/\n\x04type\x18\x04 \x01(\x0e\x32!.aishop.wallet.v1.TransactionType\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x10\n\x08order_id\x18\x06 \x01(\t\x12\x15\n\rbalance_after\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9f\x01\n\x04Hold\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x0e\n\x06points\x18\x04 \x01(\x03\x12,\n\x06status\x18\x05 \x01(\x0e\x32\x1c.aishop.wallet.v1.HoldStatus\x12*\n\x06\x64ue_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x11GetProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\"@\n\x12GetProfileResponse\x12*\n\x07profile\x18\x01 \x01(\x0b\x32\x19.aishop.wallet.v1.Profile\"I\n\x17ListTransactionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"]\n\x18ListTransactionsResponse\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.aishop.wallet.v1.Transaction\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"I\n\x14ReservePointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x03\"=\n\x15ReservePointsResponse\x12$\n\x04hold\x18\x01 \x01(\x0b\x32\x16.aishop.wallet.v1.Hold\"\xb0\x01\n\x14\x43\x61pturePointsRequest\x12@\n\x08\x63\x61ptures\x18\x01 \x03(\x0b\x32..aishop.wallet.v1.CapturePointsRequest.Capture\x1aV\n\x07\x43\x61pture\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"\xa7\x01\n\x15\x43\x61pturePointsResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..aishop.wallet.v1.CapturePointsResponse.Result\x1aM\n\x06Result\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x31\n\x07outcome\x18\x02 \x01(\x0e\x32 .aishop.wallet.v1.CaptureOutcome\"9\n\x14ReleasePointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\"E\n\x15ReleasePointsResponse\x12,\n\x06status\x18\x01 \x01(\x0e\x32\x1c.aishop.wallet.v1.HoldStatus\"p\n\x18RefundOrderPointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12\x0e\n\x06points\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\"O\n\x19RefundOrderPointsResponse\x12\x32\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1d.aishop.wallet.v1.Transaction\"l\n\x13\x41\x64justPointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\radjustment_id\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"v\n\x14\x41\x64justPointsResponse\x12\x32\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1d.aishop.wallet.v1.Transaction\x12*\n\x07profile\x18\x02 \x01(\x0b\x32\x19.aishop.wallet.v1.Profile\"F\n\x12GetTimelineRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"I\n\x13GetTimelineResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.aishop.timeline.v1.TimelineEntry*\xcb\x01\n\x0fTransactionType\x12 \n\x1cTRANSACTION_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRANSACTION_TYPE_PURCHASE\x10\x01\x12\x1a\n\x16TRANSACTION_TYPE_SPEND\x10\x02\x12\x1b\n\x17TRANSACTION_TYPE_REFUND\x10\x03\x12\x1d\n\x19TRANSACTION_TYPE_REVERSAL\x10\x04\x12\x1f\n\x1bTRANSACTION_TYPE_ADJUSTMENT\x10\x05*s\n\nHoldStatus\x12\x1b\n\x17HOLD_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HOLD_STATUS_HELD\x10\x01\x12\x18\n\x14HOLD_STATUS_CAPTURED\x10\x02\x12\x18\n\x14HOLD_STATUS_RELEASED\x10\x03*\x8c\x01\n\x0e\x43\x61ptureOutcome\x12\x1f\n\x1b\x43\x41PTURE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41PTURE_OUTCOME_CAPTURED\x10\x01\x12\x1c\n\x18\x43\x41PTURE_OUTCOME_RELEASED\x10\x02\x12\x1d\n\x19\x43\x41PTURE_OUTCOME_NOT_FOUND\x10\x03\x32\xa2\x06\n\rWalletService\x12W\n\nGetProfile\x12#.aishop.wallet.v1.GetProfileRequest\x1a$.aishop.wallet.v1.GetProfileResponse\x12i\n\x10ListTransactions\x12).aishop.wallet.v1.ListTransactionsRequest\x1a*.aishop.wallet.v1.ListTransactionsResponse\x12`\n\rReservePoints\x12&.aishop.wallet.v1.ReservePointsRequest\x1a\'.aishop.wallet.v1.ReservePointsResponse\x12`\n\rCapturePoints\x12&.aishop.wallet.v1.CapturePointsRequest\x1a\'.aishop.wallet.v1.CapturePointsResponse\x12`\n\rReleasePoints\x12&.aishop.wallet.v1.ReleasePointsRequest\x1a\'.aishop.wallet.v1.ReleasePointsResponse\x12l\n\x11RefundOrderPoints\x12*.aishop.wallet.v1.RefundOrderPointsRequest\x1a+.aishop.wallet.v1.RefundOrderPointsResponse\x12]\n\x0c\x41\x64justPoints\x12%.aishop.wallet.v1.AdjustPointsRequest\x1a&.aishop.wallet.v1.AdjustPointsResponse\x12Z\n\x0bGetTimeline\x12$.aishop.wallet.v1.GetTimelineRequest\x1a%.aishop.wallet.v1.GetTimelineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/wallet/v1/wallet.proto\x12\x10\x61ishop.wallet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bprotos/audit/v1/audit.proto\x1a!protos/timeline/v1/timeline.proto\"x\n\x07Profile\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x03\x12\x13\n\x0bpoints_held\x18\x04 \x01(\x03\x12\x18\n\x10points_available\x18\x05 \x01(\x03\x12\x13\n\x0bpoints_debt\x18\x06 \x01(\x03\"\xd5\x01\n\x0bTransaction\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12/\n\x04type\x18\x04 \x01(\x0e\x32!.aishop.wallet.v1.TransactionType\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x10\n\x08order_id\x18\x06 \x01(\t\x12\x15\n\rbalance_after\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9f\x01\n\x04Hold\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x0e\n\x06points\x18\x04 \x01(\x03\x12,\n\x06status\x18\x05 \x01(\x0e\x32\x1c.aishop.wallet.v1.HoldStatus\x12*\n\x06\x64ue_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x11GetProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\"@\n\x12GetProfileResponse\x12*\n\x07profile\x18\x01 \x01(\x0b\x32\x19.aishop.wallet.v1.Profile\"I\n\x17ListTransactionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"]\n\x18ListTransactionsResponse\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.aishop.wallet.v1.Transaction\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"I\n\x14ReservePointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x03\"=\n\x15ReservePointsResponse\x12$\n\x04hold\x18\x01 \x01(\x0b\x32\x16.aishop.wallet.v1.Hold\"\xb0\x01\n\x14\x43\x61pturePointsRequest\x12@\n\x08\x63\x61ptures\x18\x01 \x03(\x0b\x32..aishop.wallet.v1.CapturePointsRequest.Capture\x1aV\n\x07\x43\x61pture\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"\xa7\x01\n\x15\x43\x61pturePointsResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..aishop.wallet.v1.CapturePointsResponse.Result\x1aM\n\x06Result\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x31\n\x07outcome\x18\x02 \x01(\x0e\x32 .aishop.wallet.v1.CaptureOutcome\"9\n\x14ReleasePointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\"E\n\x15ReleasePointsResponse\x12,\n\x06status\x18\x01 \x01(\x0e\x32\x1c.aishop.wallet.v1.HoldStatus\"p\n\x18RefundOrderPointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12\x0e\n\x06points\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\"O\n\x19RefundOrderPointsResponse\x12\x32\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1d.aishop.wallet.v1.Transaction\"l\n\x13\x41\x64justPointsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\radjustment_id\x18\x02 \x01(\t\x12\x0e\n\x06points\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\"v\n\x14\x41\x64justPointsResponse\x12\x32\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1d.aishop.wallet.v1.Transaction\x12*\n\x07profile\x18\x02 \x01(\x0b\x32\x19.aishop.wallet.v1.Profile\"F\n\x12GetTimelineRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"I\n\x13GetTimelineResponse\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.aishop.timeline.v1.TimelineEntry\"X\n\x13ListAuditLogRequest\x12\x12\n\nbefore_seq\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\"D\n\x14ListAuditLogResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.aishop.audit.v1.AuditEntry\"k\n\x13GetAnalyticsRequest\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xaa\x02\n\x14GetAnalyticsResponse\x12;\n\x05moved\x18\x01 \x01(\x0b\x32,.aishop.wallet.v1.GetAnalyticsResponse.Moved\x12<\n\x03now\x18\x02 \x01(\x0b\x32/.aishop.wallet.v1.GetAnalyticsResponse.Balances\x1aZ\n\x05Moved\x12\x0c\n\x04sold\x18\x01 \x01(\x03\x12\r\n\x05spent\x18\x02 \x01(\x03\x12\x10\n\x08refunded\x18\x03 \x01(\x03\x12\x10\n\x08reversed\x18\x04 \x01(\x03\x12\x10\n\x08\x61\x64justed\x18\x05 \x01(\x03\x1a;\n\x08\x42\x61lances\x12\x13\n\x0boutstanding\x18\x01 \x01(\x03\x12\x0c\n\x04held\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x65\x62t\x18\x03 \x01(\x03*\xcb\x01\n\x0fTransactionType\x12 \n\x1cTRANSACTION_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRANSACTION_TYPE_PURCHASE\x10\x01\x12\x1a\n\x16TRANSACTION_TYPE_SPEND\x10\x02\x12\x1b\n\x17TRANSACTION_TYPE_REFUND\x10\x03\x12\x1d\n\x19TRANSACTION_TYPE_REVERSAL\x10\x04\x12\x1f\n\x1bTRANSACTION_TYPE_ADJUSTMENT\x10\x05*s\n\nHoldStatus\x12\x1b\n\x17HOLD_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HOLD_STATUS_HELD\x10\x01\x12\x18\n\x14HOLD_STATUS_CAPTURED\x10\x02\x12\x18\n\x14HOLD_STATUS_RELEASED\x10\x03*\x8c\x01\n\x0e\x43\x61ptureOutcome\x12\x1f\n\x1b\x43\x41PTURE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41PTURE_OUTCOME_CAPTURED\x10\x01\x12\x1c\n\x18\x43\x41PTURE_OUTCOME_RELEASED\x10\x02\x12\x1d\n\x19\x43\x41PTURE_OUTCOME_NOT_FOUND\x10\x03\x32\xe0\x07\n\rWalletService\x12W\n\nGetProfile\x12#.aishop.wallet.v1.GetProfileRequest\x1a$.aishop.wallet.v1.GetProfileResponse\x12i\n\x10ListTransactions\x12).aishop.wallet.v1.ListTransactionsRequest\x1a*.aishop.wallet.v1.ListTransactionsResponse\x12`\n\rReservePoints\x12&.aishop.wallet.v1.ReservePointsRequest\x1a\'.aishop.wallet.v1.ReservePointsResponse\x12`\n\rCapturePoints\x12&.aishop.wallet.v1.CapturePointsRequest\x1a\'.aishop.wallet.v1.CapturePointsResponse\x12`\n\rReleasePoints\x12&.aishop.wallet.v1.ReleasePointsRequest\x1a\'.aishop.wallet.v1.ReleasePointsResponse\x12l\n\x11RefundOrderPoints\x12*.aishop.wallet.v1.RefundOrderPointsRequest\x1a+.aishop.wallet.v1.RefundOrderPointsResponse\x12]\n\x0c\x41\x64justPoints\x12%.aishop.wallet.v1.AdjustPointsRequest\x1a&.aishop.wallet.v1.AdjustPointsResponse\x12Z\n\x0bGetTimeline\x12$.aishop.wallet.v1.GetTimelineRequest\x1a%.aishop.wallet.v1.GetTimelineResponse\x12]\n\x0cGetAnalytics\x12%.aishop.wallet.v1.GetAnalyticsRequest\x1a&.aishop.wallet.v1.GetAnalyticsResponse\x12]\n\x0cListAuditLog\x12%.aishop.wallet.v1.ListAuditLogRequest\x1a&.aishop.wallet.v1.ListAuditLogResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.wallet.v1.wallet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSACTIONTYPE']._serialized_start=2098
-  _globals['_TRANSACTIONTYPE']._serialized_end=2301
-  _globals['_HOLDSTATUS']._serialized_start=2303
-  _globals['_HOLDSTATUS']._serialized_end=2418
-  _globals['_CAPTUREOUTCOME']._serialized_start=2421
-  _globals['_CAPTUREOUTCOME']._serialized_end=2561
-  _globals['_PROFILE']._serialized_start=119
-  _globals['_PROFILE']._serialized_end=239
-  _globals['_TRANSACTION']._serialized_start=242
-  _globals['_TRANSACTION']._serialized_end=455
-  _globals['_HOLD']._serialized_start=458
-  _globals['_HOLD']._serialized_end=617
-  _globals['_GETPROFILEREQUEST']._serialized_start=619
-  _globals['_GETPROFILEREQUEST']._serialized_end=670
-  _globals['_GETPROFILERESPONSE']._serialized_start=672
-  _globals['_GETPROFILERESPONSE']._serialized_end=736
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=738
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=811
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=813
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=906
-  _globals['_RESERVEPOINTSREQUEST']._serialized_start=908
-  _globals['_RESERVEPOINTSREQUEST']._serialized_end=981
-  _globals['_RESERVEPOINTSRESPONSE']._serialized_start=983
-  _globals['_RESERVEPOINTSRESPONSE']._serialized_end=1044
-  _globals['_CAPTUREPOINTSREQUEST']._serialized_start=1047
-  _globals['_CAPTUREPOINTSREQUEST']._serialized_end=1223
-  _globals['_CAPTUREPOINTSREQUEST_CAPTURE']._serialized_start=1137
-  _globals['_CAPTUREPOINTSREQUEST_CAPTURE']._serialized_end=1223
-  _globals['_CAPTUREPOINTSRESPONSE']._serialized_start=1226
-  _globals['_CAPTUREPOINTSRESPONSE']._serialized_end=1393
-  _globals['_CAPTUREPOINTSRESPONSE_RESULT']._serialized_start=1316
-  _globals['_CAPTUREPOINTSRESPONSE_RESULT']._serialized_end=1393
-  _globals['_RELEASEPOINTSREQUEST']._serialized_start=1395
-  _globals['_RELEASEPOINTSREQUEST']._serialized_end=1452
-  _globals['_RELEASEPOINTSRESPONSE']._serialized_start=1454
-  _globals['_RELEASEPOINTSRESPONSE']._serialized_end=1523
-  _globals['_REFUNDORDERPOINTSREQUEST']._serialized_start=1525
-  _globals['_REFUNDORDERPOINTSREQUEST']._serialized_end=1637
-  _globals['_REFUNDORDERPOINTSRESPONSE']._serialized_start=1639
-  _globals['_REFUNDORDERPOINTSRESPONSE']._serialized_end=1718
-  _globals['_ADJUSTPOINTSREQUEST']._serialized_start=1720
-  _globals['_ADJUSTPOINTSREQUEST']._serialized_end=1828
-  _globals['_ADJUSTPOINTSRESPONSE']._serialized_start=1830
-  _globals['_ADJUSTPOINTSRESPONSE']._serialized_end=1948
-  _globals['_GETTIMELINEREQUEST']._serialized_start=1950
-  _globals['_GETTIMELINEREQUEST']._serialized_end=2020
-  _globals['_GETTIMELINERESPONSE']._serialized_start=2022
-  _globals['_GETTIMELINERESPONSE']._serialized_end=2095
-  _globals['_WALLETSERVICE']._serialized_start=2564
-  _globals['_WALLETSERVICE']._serialized_end=3366
+  _globals['_TRANSACTIONTYPE']._serialized_start=2697
+  _globals['_TRANSACTIONTYPE']._serialized_end=2900
+  _globals['_HOLDSTATUS']._serialized_start=2902
+  _globals['_HOLDSTATUS']._serialized_end=3017
+  _globals['_CAPTUREOUTCOME']._serialized_start=3020
+  _globals['_CAPTUREOUTCOME']._serialized_end=3160
+  _globals['_PROFILE']._serialized_start=148
+  _globals['_PROFILE']._serialized_end=268
+  _globals['_TRANSACTION']._serialized_start=271
+  _globals['_TRANSACTION']._serialized_end=484
+  _globals['_HOLD']._serialized_start=487
+  _globals['_HOLD']._serialized_end=646
+  _globals['_GETPROFILEREQUEST']._serialized_start=648
+  _globals['_GETPROFILEREQUEST']._serialized_end=699
+  _globals['_GETPROFILERESPONSE']._serialized_start=701
+  _globals['_GETPROFILERESPONSE']._serialized_end=765
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=767
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=840
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=842
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=935
+  _globals['_RESERVEPOINTSREQUEST']._serialized_start=937
+  _globals['_RESERVEPOINTSREQUEST']._serialized_end=1010
+  _globals['_RESERVEPOINTSRESPONSE']._serialized_start=1012
+  _globals['_RESERVEPOINTSRESPONSE']._serialized_end=1073
+  _globals['_CAPTUREPOINTSREQUEST']._serialized_start=1076
+  _globals['_CAPTUREPOINTSREQUEST']._serialized_end=1252
+  _globals['_CAPTUREPOINTSREQUEST_CAPTURE']._serialized_start=1166
+  _globals['_CAPTUREPOINTSREQUEST_CAPTURE']._serialized_end=1252
+  _globals['_CAPTUREPOINTSRESPONSE']._serialized_start=1255
+  _globals['_CAPTUREPOINTSRESPONSE']._serialized_end=1422
+  _globals['_CAPTUREPOINTSRESPONSE_RESULT']._serialized_start=1345
+  _globals['_CAPTUREPOINTSRESPONSE_RESULT']._serialized_end=1422
+  _globals['_RELEASEPOINTSREQUEST']._serialized_start=1424
+  _globals['_RELEASEPOINTSREQUEST']._serialized_end=1481
+  _globals['_RELEASEPOINTSRESPONSE']._serialized_start=1483
+  _globals['_RELEASEPOINTSRESPONSE']._serialized_end=1552
+  _globals['_REFUNDORDERPOINTSREQUEST']._serialized_start=1554
+  _globals['_REFUNDORDERPOINTSREQUEST']._serialized_end=1666
+  _globals['_REFUNDORDERPOINTSRESPONSE']._serialized_start=1668
+  _globals['_REFUNDORDERPOINTSRESPONSE']._serialized_end=1747
+  _globals['_ADJUSTPOINTSREQUEST']._serialized_start=1749
+  _globals['_ADJUSTPOINTSREQUEST']._serialized_end=1857
+  _globals['_ADJUSTPOINTSRESPONSE']._serialized_start=1859
+  _globals['_ADJUSTPOINTSRESPONSE']._serialized_end=1977
+  _globals['_GETTIMELINEREQUEST']._serialized_start=1979
+  _globals['_GETTIMELINEREQUEST']._serialized_end=2049
+  _globals['_GETTIMELINERESPONSE']._serialized_start=2051
+  _globals['_GETTIMELINERESPONSE']._serialized_end=2124
+  _globals['_LISTAUDITLOGREQUEST']._serialized_start=2126
+  _globals['_LISTAUDITLOGREQUEST']._serialized_end=2214
+  _globals['_LISTAUDITLOGRESPONSE']._serialized_start=2216
+  _globals['_LISTAUDITLOGRESPONSE']._serialized_end=2284
+  _globals['_GETANALYTICSREQUEST']._serialized_start=2286
+  _globals['_GETANALYTICSREQUEST']._serialized_end=2393
+  _globals['_GETANALYTICSRESPONSE']._serialized_start=2396
+  _globals['_GETANALYTICSRESPONSE']._serialized_end=2694
+  _globals['_GETANALYTICSRESPONSE_MOVED']._serialized_start=2543
+  _globals['_GETANALYTICSRESPONSE_MOVED']._serialized_end=2633
+  _globals['_GETANALYTICSRESPONSE_BALANCES']._serialized_start=2635
+  _globals['_GETANALYTICSRESPONSE_BALANCES']._serialized_end=2694
+  _globals['_WALLETSERVICE']._serialized_start=3163
+  _globals['_WALLETSERVICE']._serialized_end=4155
 # @@protoc_insertion_point(module_scope)

@@ -56,6 +56,13 @@ class WalletServiceStub:
     """
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.GetTimelineRequest, _wallet_pb2.GetTimelineResponse]
     """What happened here to a user or an order, the oldest first; for operators."""
+    GetAnalytics: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.GetAnalyticsRequest, _wallet_pb2.GetAnalyticsResponse]
+    """Points sold, spent and taken back, and how many are out. Of what happened from `since` on and
+    before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+    RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+    """
+    ListAuditLog: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.ListAuditLogRequest, _wallet_pb2.ListAuditLogResponse]
+    """What operators did here, the newest first."""
 
 @_typing.type_check_only
 class WalletServiceAsyncStub(WalletServiceStub):
@@ -85,6 +92,13 @@ class WalletServiceAsyncStub(WalletServiceStub):
     """
     GetTimeline: _aio.UnaryUnaryMultiCallable[_wallet_pb2.GetTimelineRequest, _wallet_pb2.GetTimelineResponse]  # type: ignore[assignment]
     """What happened here to a user or an order, the oldest first; for operators."""
+    GetAnalytics: _aio.UnaryUnaryMultiCallable[_wallet_pb2.GetAnalyticsRequest, _wallet_pb2.GetAnalyticsResponse]  # type: ignore[assignment]
+    """Points sold, spent and taken back, and how many are out. Of what happened from `since` on and
+    before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+    RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+    """
+    ListAuditLog: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ListAuditLogRequest, _wallet_pb2.ListAuditLogResponse]  # type: ignore[assignment]
+    """What operators did here, the newest first."""
 
 class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
     """Points of customers: profiles, holds and the append-only ledger.
@@ -159,5 +173,24 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.GetTimelineResponse, _abc.Awaitable[_wallet_pb2.GetTimelineResponse]]:
         """What happened here to a user or an order, the oldest first; for operators."""
+
+    @_abc_1.abstractmethod
+    def GetAnalytics(
+        self,
+        request: _wallet_pb2.GetAnalyticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_wallet_pb2.GetAnalyticsResponse, _abc.Awaitable[_wallet_pb2.GetAnalyticsResponse]]:
+        """Points sold, spent and taken back, and how many are out. Of what happened from `since` on and
+        before `until`, 366 days at most. INVALID_ARGUMENT RANGE_TOO_LARGE when it is too much to be counted in time;
+        RESOURCE_EXHAUSTED OVERLOADED while somebody else's range is being counted.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditLog(
+        self,
+        request: _wallet_pb2.ListAuditLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_wallet_pb2.ListAuditLogResponse, _abc.Awaitable[_wallet_pb2.ListAuditLogResponse]]:
+        """What operators did here, the newest first."""
 
 def add_WalletServiceServicer_to_server(servicer: WalletServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

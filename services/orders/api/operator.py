@@ -7,6 +7,7 @@ from uuid import UUID
 
 from protos.orders.v1 import orders_pb2 as pb
 from protos.orders.v1 import orders_pb2_grpc
+from services.chassis import analytics as chassis_analytics
 from services.chassis import audit_log, cursor, failpoints
 from services.chassis import timeline as chassis_timeline
 from services.chassis.db import Database
@@ -14,13 +15,13 @@ from services.chassis.errors import Invalid
 from services.chassis.fields import as_text, as_uuid
 from services.orders import errors, refund_saga
 from services.orders.api.messages import as_order
-from services.orders.api.operator_messages import as_refund, as_saga
+from services.orders.api.operator_messages import as_analytics, as_refund, as_saga
 from services.orders.api.shipping import as_shipment
 from services.orders.commands import interventions, refunds
 from services.orders.commands.interventions import Decision
 from services.orders.commands.refunds import Wanted
 from services.orders.commands.shipping import ship_order
-from services.orders.queries import sagas, timeline
+from services.orders.queries import analytics, sagas, timeline
 from services.orders.queries.orders import find_order
 from services.orders.queries.refunds import list_refunds
 from services.orders.rules import sum_quantities
@@ -37,6 +38,7 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
 
     def __init__(self, database: Database, *, table: Iterable[Saga], wake: Callable[[], None]) -> None:
         self._database = database
+        self._counting = chassis_analytics.Counting(database)
         self._table = {saga.name: saga for saga in table}
         self._wake = wake
 
@@ -107,6 +109,18 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
         return pb.GetTimelineResponse(
             entries=[chassis_timeline.as_message("orders", entry, timeline.SUMMARIES) for entry in found]
         )
+
+    async def GetAnalytics(self, request: pb.GetAnalyticsRequest, _: Any) -> pb.GetAnalyticsResponse:
+        within = chassis_analytics.wanted(request)
+        async with self._counting.turn() as connection:
+            counted = await analytics.count_orders(connection, within)
+        return as_analytics(counted)
+
+    async def ListAuditLog(self, request: pb.ListAuditLogRequest, _: Any) -> pb.ListAuditLogResponse:
+        of = audit_log.wanted(request)
+        async with self._database.worker() as connection:
+            found = await audit_log.read(connection, of)
+        return pb.ListAuditLogResponse(entries=[audit_log.as_message("orders", entry) for entry in found])
 
     async def ListSagas(self, request: pb.ListSagasRequest, _: Any) -> pb.ListSagasResponse:
         limit = cursor.page_size(request.limit)

@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.orders.v1 import orders_pb2 as pb
 from services.orders.api.messages import as_product
+from services.orders.queries.analytics import Counted
 from services.orders.queries.catalog import StockedProduct
 from services.orders.queries.refunds import Refund
 from services.orders.queries.sagas import SeenRun
@@ -89,6 +90,18 @@ def as_saga(run: SeenRun, steps: tuple[str, ...]) -> pb.Saga:
         created_at=_stamp(run.created_at),
         updated_at=_stamp(run.updated_at),
         leased=run.is_leased,
+    )
+
+
+def as_analytics(counted: Counted) -> pb.GetAnalyticsResponse:
+    of = pb.GetAnalyticsResponse
+    return of(
+        conversion=of.Conversion(**counted.conversion),
+        methods=[of.MethodUse(**each) for each in counted.methods],
+        failures=[of.Failure(**each) for each in counted.failures],
+        cents=of.Totals(**counted.cents) if counted.cents else None,
+        points=of.Totals(**counted.points) if counted.points else None,
+        top_products=[of.ProductSales(**each) for each in counted.top_products],
     )
 
 

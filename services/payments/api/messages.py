@@ -1,6 +1,6 @@
 """Values into messages, and the checks of fields that both faces share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.payments.v1 import payments_pb2 as pb
 from services.payments import errors
+from services.payments.analytics import Counted
 from services.payments.commands.reconciliations import Reconciliation
 from services.payments.listings import ParkedPayment, StoredEvent
 from services.payments.rules import Checkout, Package, Plan, Refund, Status, Subscription
@@ -198,3 +199,35 @@ def run_message(run: Reconciliation) -> pb.Reconciliation:
         drift=[pb.Drift(kind=kind, count=count) for kind, count in sorted(run.drift.items())],
         error=run.error or "",
     )
+
+
+def analytics_message(counted: Counted) -> pb.GetAnalyticsResponse:
+    of = pb.GetAnalyticsResponse
+    return of(
+        revenue=of.Revenue(
+            currency=counted.currency,
+            orders=of.Source(payments=counted.order_payments, cents=counted.order_cents),
+            points_packages=of.Source(payments=counted.package_payments, cents=counted.package_cents),
+            subscriptions=of.Source(payments=counted.subscription_payments, cents=counted.subscription_cents),
+            refunded_cents=counted.refunded_cents,
+            disputed_cents=counted.disputed_cents,
+            lost_cents=counted.lost_cents,
+        ),
+        declined_payments=counted.declined_payments,
+        declined_invoices=counted.declined_invoices,
+        webhooks=of.Webhooks(
+            received=counted.received,
+            processed=counted.processed,
+            ignored=counted.ignored,
+            failing=counted.failing,
+            lag_ms=_percentiles(counted.lag_ms),
+            processing_ms=_percentiles(counted.processing_ms),
+        ),
+    )
+
+
+def _percentiles(of: Sequence[float] | None) -> pb.GetAnalyticsResponse.Percentiles | None:
+    if of is None:
+        return None
+    p50, p95, p99 = map(round, of)
+    return pb.GetAnalyticsResponse.Percentiles(p50=p50, p95=p95, p99=p99)

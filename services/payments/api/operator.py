@@ -7,15 +7,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from protos.payments.v1 import payments_pb2 as pb
 from protos.payments.v1 import payments_pb2_grpc
+from services.chassis import analytics as chassis_analytics
 from services.chassis import audit_log, cursor
 from services.chassis import timeline as chassis_timeline
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.fields import as_uuid, in_range
-from services.payments import errors, listings, timeline
+from services.payments import analytics, errors, listings, timeline
 from services.payments.api.messages import (
     EVENT_STATUSES,
     QUARANTINE_STATUSES,
+    analytics_message,
     checked_text,
     event_message,
     name_of,
@@ -49,6 +51,7 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         after_commit: Callable[[], None],
     ) -> None:
         self._database = database
+        self._counting = chassis_analytics.Counting(database)
         self._keyring = keyring
         self._refunder = refunder
         self._wake_events = wake_events
@@ -169,6 +172,22 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         return pb.GetTimelineResponse(
             entries=[chassis_timeline.as_message("payments", entry, timeline.SUMMARIES) for entry in found]
         )
+
+    async def GetAnalytics(
+        self, request: pb.GetAnalyticsRequest, _context: object
+    ) -> pb.GetAnalyticsResponse:
+        within = chassis_analytics.wanted(request)
+        async with self._counting.turn() as connection:
+            counted = await analytics.count_payments(connection, within)
+        return analytics_message(counted)
+
+    async def ListAuditLog(
+        self, request: pb.ListAuditLogRequest, _context: object
+    ) -> pb.ListAuditLogResponse:
+        of = audit_log.wanted(request)
+        async with self._database.worker() as connection:
+            found = await audit_log.read(connection, of)
+        return pb.ListAuditLogResponse(entries=[audit_log.as_message("payments", entry) for entry in found])
 
     async def GetReconciliation(
         self, request: pb.GetReconciliationRequest, _context: object

@@ -1,13 +1,15 @@
 """Operators' actions in a real database: in the caller's transaction, in one chain, for good."""
 
 import asyncio
+from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
 from services.chassis import audit_log
-from services.chassis.audit_log import Entry
+from services.chassis.audit_log import Entry, Wanted
 from services.chassis.db import Database
 from tests.integration.chassis.support import eventually, rows, write
 
@@ -76,6 +78,30 @@ async def test_the_next_entry_waits_for_the_end_of_the_action(url: str, database
     await other
     assert [entry.subject for entry in chain(url)] == ["first", "second"]
     assert audit_log.broken_at(chain(url)) is None
+
+
+async def test_the_log_is_read_backwards_by_seq_actor_and_subject(url: str, database: Database) -> None:
+    for subject in ("a", "b", "a"):
+        await act(database, subject, points=1)
+    async with database.worker() as connection:
+        await audit_log.append(connection, actor="cli:bob", action="test.done", subject="a", reason="d")
+
+    async def read(**wanted: Any) -> list[Entry]:
+        of = replace(Wanted(before_seq=0, limit=10, actor="", subject=""), **wanted)
+        async with database.worker() as connection:
+            return list(await audit_log.read(connection, of))
+
+    assert await read() == chain(url)[::-1]
+    for wanted, seqs in (
+        ({"limit": 2}, [4, 3]),
+        ({"before_seq": 3, "limit": 1}, [2]),
+        ({"before_seq": 1}, []),
+        ({"actor": "cli:ada"}, [3, 2, 1]),
+        ({"subject": "a"}, [4, 3, 1]),
+        ({"subject": "a", "actor": "cli:ada", "before_seq": 3}, [1]),
+        ({"actor": "cli:a%"}, []),
+    ):
+        assert [entry.seq for entry in await read(**wanted)] == seqs, wanted
 
 
 async def _somebody_waits(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 from services.chassis import cursor, idempotency
 from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.errors import CATEGORIES, Conflict, Invalid
-from services.chassis.ids import uuid7
+from services.chassis.ids import first_of, uuid7
 
 
 def key(name: str) -> str:
@@ -25,11 +26,22 @@ def test_ids_are_version_7_and_sort_by_time() -> None:
     assert len(set(ids)) == 1000
 
 
+def test_an_id_lies_between_the_bounds_of_its_millisecond() -> None:
+    before = datetime.now(UTC)
+    made = uuid7()
+    after = datetime.now(UTC) + timedelta(milliseconds=1)
+    assert first_of(before) <= made < first_of(after)
+    assert first_of(before) == first_of(before.replace(microsecond=before.microsecond // 1000 * 1000))
+    assert first_of(datetime(1970, 1, 1, 0, 0, 0, 1999, UTC)).int == 1 << 80
+
+
 def test_a_cursor_comes_back_as_it_went() -> None:
     id = uuid4()
     assert cursor.decode_id(cursor.encode(id)) == id
     assert cursor.decode_id("") is None
     assert cursor.decode_int(cursor.encode(7)) == 7
+    assert cursor.decode_ints(cursor.encode(7, 0, 2**63 - 1), count=3) == (7, 0, 2**63 - 1)
+    assert cursor.decode_ints("", count=3) is None
 
 
 @pytest.mark.parametrize("given", ["x", "====", "Zm9v", "é", base64.b64encode(b"\xff" * 9).decode()])

@@ -23,10 +23,12 @@ _FLUSH_SECONDS = 1
 class Bus:
     """Connects in the background and for ever: a shop without NATS sells, and publishes later."""
 
-    def __init__(self, url: SecretStr, *, name: str, stream: str) -> None:
+    def __init__(self, url: SecretStr, *, name: str, stream: str, replicas: int = 1) -> None:
+        """`stream` is the service's own, kept on `replicas` servers."""
         self._url = url
         self._name = name
         self._stream = stream
+        self._replicas = replicas
         self._connected = asyncio.Event()
         self._client: Client = Client()
         self.jetstream: JetStreamContext = self._client.jetstream()
@@ -39,8 +41,9 @@ class Bus:
             await asyncio.Event().wait()
         finally:
             # The last acks leave; there is nothing to drain, since consumers pull.
-            with suppress(NatsError, TimeoutError):
-                await self._client.flush(_FLUSH_SECONDS)
+            if self._client.is_connected:
+                with suppress(NatsError, TimeoutError):
+                    await self._client.flush(_FLUSH_SECONDS)
             await self._client.close()
 
     async def connected(self) -> JetStreamContext:
@@ -66,7 +69,7 @@ class Bus:
                 reconnected_cb=self._on_reconnected,
             )
             self.jetstream = self._client.jetstream(timeout=5)
-            await ensure_stream(self.jetstream, self._stream)
+            await ensure_stream(self.jetstream, self._stream, replicas=self._replicas)
             self._connected.set()
         except (OSError, NatsError, TimeoutError) as error:
             log.warning("bus.connect_failed", error=repr(error))
@@ -85,13 +88,14 @@ class Bus:
         log.info("bus.reconnected")
 
 
-async def ensure_stream(jetstream: JetStreamContext, stream: str) -> None:
-    """Creates the stream that holds every `<service>.>` subject, when it is not there."""
+async def ensure_stream(jetstream: JetStreamContext, stream: str, *, replicas: int = 1) -> None:
+    """Creates the stream that holds every `<service>.>` subject, or changes what stands to this."""
     config = StreamConfig(
         name=stream,
         subjects=[f"{stream.lower()}.>"],
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
+        num_replicas=replicas,
         max_age=_KEEP_SECONDS,
         duplicate_window=_DEDUPE_SECONDS,
     )

@@ -92,6 +92,8 @@ class ServiceSettings(GrpcSettings):
     database_worker_url: PostgresUrl
     database_pool_size: int = Field(default=10, ge=1)
     nats_url: NatsUrl
+    # On how many NATS servers the service's own stream is kept: 3 in a cluster of three.
+    nats_stream_replicas: int = Field(default=1, ge=1, le=5)
     grpc_listen: Listen
     # How soon a fact is published whose commit nobody here was told of; other commits wake the relay.
     relay_poll_seconds: float = Field(default=0.02, gt=0)

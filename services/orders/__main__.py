@@ -54,7 +54,7 @@ async def serve(settings: OrdersSettings) -> None:
         pool_size=settings.database_pool_size,
         name=NAME,
     )
-    bus = Bus(settings.nats_url, name=NAME, stream="ORDERS")
+    bus = Bus(settings.nats_url, name=NAME, stream="ORDERS", replicas=settings.nats_stream_replicas)
     relay = Relay(
         database_url=settings.database_worker_url,
         bus=bus,

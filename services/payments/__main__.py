@@ -60,7 +60,7 @@ async def serve(settings: Settings) -> None:
         secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base, shop_url=settings.shop_url
     )
     keyring = Keyring(settings.data_encryption_keys)
-    bus = Bus(settings.nats_url, name="payments", stream="PAYMENTS")
+    bus = Bus(settings.nats_url, name="payments", stream="PAYMENTS", replicas=settings.nats_stream_replicas)
     relay = Relay(
         database_url=settings.database_worker_url,
         bus=bus,

@@ -32,7 +32,7 @@ async def serve(settings: WalletSettings) -> None:
         pool_size=settings.database_pool_size,
         name="wallet",
     )
-    bus = Bus(settings.nats_url, name="wallet", stream="WALLET")
+    bus = Bus(settings.nats_url, name="wallet", stream="WALLET", replicas=settings.nats_stream_replicas)
     relay = Relay(
         database_url=settings.database_worker_url,
         bus=bus,

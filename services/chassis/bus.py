@@ -41,9 +41,8 @@ class Bus:
             await asyncio.Event().wait()
         finally:
             # The last acks leave; there is nothing to drain, since consumers pull.
-            if self._client.is_connected:
-                with suppress(NatsError, TimeoutError):
-                    await self._client.flush(_FLUSH_SECONDS)
+            with suppress(NatsError, TimeoutError):
+                await self._client.flush(_FLUSH_SECONDS)
             await self._client.close()
 
     async def connected(self) -> JetStreamContext:
@@ -72,11 +71,13 @@ class Bus:
             await ensure_stream(self.jetstream, self._stream, replicas=self._replicas)
             self._connected.set()
         except (OSError, NatsError, TimeoutError) as error:
-            log.warning("bus.connect_failed", error=repr(error))
+            # What the broker said is in the text of its errors only, and a timeout has none.
+            log.warning("bus.connect_failed", error=f"{type(error).__name__}: {error}")
             with suppress(NatsError):
                 await self._client.close()
-            self._client = Client()
             await asyncio.sleep(0.5)
+            # Last: a client that was never asked to connect can be neither flushed nor closed.
+            self._client = Client()
 
     async def _on_error(self, error: Exception) -> None:
         log.warning("bus.error", error=repr(error))

@@ -20,7 +20,6 @@ async def test_a_stream_for_three_servers_is_not_made_on_one(servers: Servers, s
         bus = Bus(SecretStr(servers.nats_url), name="test", stream=stream, replicas=3)
         async with background(bus.run()):
             await eventually(is_refused, "the server's refusal")
-    assert {entry["event"] for entry in logs} == {"bus.connect_failed"}
 
 
 async def test_a_stream_that_stands_otherwise_is_changed(jetstream: JetStreamContext, stream: str) -> None:

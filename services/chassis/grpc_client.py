@@ -56,6 +56,9 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A name is looked up again when a replica goes, within half a minute not twice by default: a rollout that
+    # replaces two of them would leave nobody to call.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 ]
 # What a stream that began on a replaced channel still has.
 _LAST_CALLS_SECONDS = 600.0

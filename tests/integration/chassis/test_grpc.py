@@ -22,6 +22,7 @@ from services.chassis.errors import (
 )
 from services.chassis.grpc_client import call, channel
 from services.chassis.grpc_server import GrpcServer
+from services.chassis.transport import Transport
 from tests.integration.chassis.support import eventually
 
 Body = Callable[[], Awaitable[None]]
@@ -135,6 +136,41 @@ async def test_other_errors_are_not_tried_again() -> None:
         with pytest.raises(Rejected):
             await get_profile(address)
     assert calls == 1
+
+
+async def test_calls_go_to_every_replica_in_turn_and_past_one_that_ends() -> None:
+    counts = [0, 0]
+    addresses = [free_address(), free_address()]
+
+    def counting(replica: int) -> Body:
+        async def body() -> None:
+            counts[replica] += 1
+
+        return body
+
+    # As a name with two addresses resolves: grpc takes such a list without a name server.
+    target = f"ipv4:{','.join(addresses)}"
+    async with (
+        serving(counting(0), addresses[0]),
+        channel(target, Transport(is_plaintext_allowed=True)) as open_channel,
+    ):
+        stub = wallet_pb2_grpc.WalletServiceStub(open_channel)
+
+        async def ask(times: int = 1) -> None:
+            for _ in range(times):
+                await call(stub.GetProfile, wallet_pb2.GetProfileRequest(user_id="u"), timeout_seconds=5)
+
+        async def have_both_answered() -> bool:
+            await ask()
+            return all(counts)
+
+        async with serving(counting(1), addresses[1]):
+            await eventually(have_both_answered, "an answer from each replica")
+            counts[:] = [0, 0]
+            await ask(10)
+            assert counts == [5, 5]
+        await ask(4)
+        assert counts == [9, 5]
 
 
 async def test_a_call_that_was_given_up_still_finishes_its_work() -> None:

@@ -55,7 +55,7 @@ class Bus:
             await self._client.connect(
                 self._url.get_secret_value(),
                 name=self._name,
-                # Replies come back where no other user of the broker may listen (deploy/nats/nats.conf).
+                # Replies come back where no other user of the broker may listen (deploy/nats/accounts.conf).
                 inbox_prefix=f"_INBOX.{self._name}",
                 connect_timeout=2,
                 allow_reconnect=True,

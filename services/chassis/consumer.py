@@ -58,7 +58,7 @@ async def subscribe(
         of.stream,
         ConsumerConfig(
             # With a name the broker is asked by a subject that has the filter in it, so that what a service
-            # may read can be told in its permissions (deploy/nats/nats.conf).
+            # may read can be told in its permissions (deploy/nats/accounts.conf).
             name=of.durable,
             durable_name=of.durable,
             filter_subject=of.subject,

@@ -1,7 +1,8 @@
-"""deploy/nats/nats.conf on a real server: each service can do all that its code does, and nothing else."""
+"""deploy/nats on a real server: each service can do all that its code does, and nothing else."""
 
 import asyncio
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("nats")
     moved = (ROOT / "deploy/nats/nats.conf").read_text().replace('"/data"', f'"{folder}"')
     (folder / "nats.conf").write_text(moved)
+    shutil.copy(ROOT / "deploy/nats/accounts.conf", folder)
     command = [str(Path(sys.executable).parent / "nats-server"), "-c", str(folder / "nats.conf")]
     command += ["-a", "127.0.0.1", "-p", port, "-m", monitoring]
     passwords = {f"NATS_{user.upper()}_PASSWORD": password(user) for user in OWNERS}

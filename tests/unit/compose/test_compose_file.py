@@ -316,11 +316,10 @@ def test_what_is_mounted_from_here_is_here(services: dict[str, dict[str, Any]]) 
         for volume in service.get("volumes", ())
         if volume.startswith("./") and service.get("profiles") != ["observability"]
     ]
-    assert mounted == ["./deploy/nats/nats.conf"]
-    assert (ROOT / mounted[0]).is_file()
-    assert set(re.findall(r"\$(NATS_\w+)", (ROOT / mounted[0]).read_text())) == set(
-        environment_of(services["nats"])
-    )
+    assert mounted == ["./deploy/nats"]
+    assert services["nats"]["command"] == ["-c", "/etc/nats/nats.conf"]
+    texts = [(ROOT / mounted[0] / name).read_text() for name in ("nats.conf", "accounts.conf")]
+    assert set(re.findall(r"\$(NATS_\w+)", "".join(texts))) == set(environment_of(services["nats"]))
 
 
 def test_nothing_but_what_runs_gets_into_an_image() -> None:

@@ -51,7 +51,7 @@ bench: setup ## Orders per second and CPU per order, beside pgbench
 audit: setup ## Check the invariants of the running shop
 	@$(BIN)/aishop audit
 
-lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, migrations, Dockerfile and compose file
+lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, migrations, Dockerfile, compose file, Kubernetes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -62,6 +62,8 @@ lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, migratio
 	@$(BIN)/python -m deploy.migrations
 	@$(BIN)/hadolint deploy/images/Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(BIN)/yamllint --strict --config-file deploy/k8s/.yamllint deploy/k8s docker-compose.yml
+	@$(BIN)/python -m deploy.k8s.check
 
 env: setup ## Write .env for docker-compose.yml, with random secrets
 	@$(BIN)/python -m deploy.compose.environment

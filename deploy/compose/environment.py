@@ -64,6 +64,12 @@ def text() -> str:
     return "\n".join([head, "# Keys at rest, and passwords between containers.", *drawn, ""])
 
 
+def variables() -> dict[str, str]:
+    """The file's variables, with new secrets."""
+    lines = [line for line in text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
 def write(path: Path) -> None:
     """FileExistsError rather than another file's secrets lost."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

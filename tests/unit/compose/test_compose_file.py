@@ -57,15 +57,9 @@ VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<word>[^}]*)
 PUBLISHED = {"gateway": "gateway", "payments": "webhooks", "stripe": "stripe", "mailbox": "mailbox"}
 
 
-def variables() -> dict[str, str]:
-    """What `make env` writes."""
-    lines = [line for line in environment.text().splitlines() if line and not line.startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
-
-
 @pytest.fixture(scope="module")
 def written() -> dict[str, str]:
-    return variables()
+    return environment.variables()
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +202,7 @@ def test_no_secret_has_a_default_and_each_variable_is_written(written: dict[str,
 
 
 def test_two_shops_share_no_secret(written: dict[str, str]) -> None:
-    other = variables()
+    other = environment.variables()
     choices = {"COMPOSE_PROFILES", "SHOP_URL", "STRIPE_API_BASE", "SMTP_URL", "MAIL_FROM", *OPTIONAL}
     assert {name for name in written if written[name] == other[name]} == choices
     drawn = [value for name, value in written.items() if name not in choices]

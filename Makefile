@@ -13,7 +13,7 @@ TEST_WORKERS ?= 3
 PROTOS := $(wildcard protos/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test chaos lint format protos bench audit env compose-test locks clean
+.PHONY: help setup demo up down test chaos lint format protos bench audit security env compose-test locks clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,11 @@ lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, migratio
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/yamllint --strict --config-file deploy/k8s/.yamllint deploy/k8s docker-compose.yml
 	@$(BIN)/python -m deploy.k8s.check
+
+security: setup ## Secrets in files and history; known vulnerabilities of what runs (asks PyPI)
+	@$(BIN)/python -m deploy.secret_scan
+	@$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.lock \
+		|| { echo "requirements.lock has known vulnerabilities, or could not be looked up: see above" >&2; exit 1; }
 
 env: setup ## Write .env for docker-compose.yml, with random secrets
 	@$(BIN)/python -m deploy.compose.environment

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from deploy.local.parts import ROOT
 
@@ -37,7 +37,7 @@ class Project:
     """One project of the file, with its secrets and ports."""
 
     def __init__(self, name: str, env_file: Path, variables: Mapping[str, str]) -> None:
-        self._name = name
+        self.name = name
         self._command = [
             *_compose(),
             *("--project-name", name),
@@ -52,9 +52,19 @@ class Project:
         """What a compose command printed; DockerError when it fails."""
         return _output([*self._command, *arguments], seconds=seconds, environment=self._environment)
 
+    def save(self, into: Path, *arguments: str, seconds: float) -> None:
+        """Keeps the bytes that a compose command prints; DockerError when it fails."""
+        with into.open("wb") as file:
+            _transfer([*self._command, *arguments], self._environment, seconds=seconds, stdout=file)
+
+    def feed(self, source: Path, *arguments: str, seconds: float) -> None:
+        """Gives a file to a compose command to read; DockerError when it fails."""
+        with source.open("rb") as file:
+            _transfer([*self._command, *arguments], self._environment, seconds=seconds, stdin=file)
+
     def state(self, service: str) -> State:
         """DockerError while the service has no container."""
-        labels = {"project": self._name, "service": service}
+        labels = {"project": self.name, "service": service}
         filters = [f"--filter=label=com.docker.compose.{key}={value}" for key, value in labels.items()]
         containers = docker("ps", "--all", "--quiet", *filters).split()
         if len(containers) != 1:
@@ -99,6 +109,28 @@ def _compose() -> list[str]:
     if shutil.which("docker-compose"):
         return ["docker-compose"]
     raise DockerError("neither `docker compose` nor docker-compose is installed")
+
+
+def _transfer(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    seconds: float,
+    stdin: BinaryIO | None = None,
+    stdout: BinaryIO | None = None,
+) -> None:
+    ran = subprocess.run(
+        command,
+        stdin=stdin or subprocess.DEVNULL,
+        stdout=stdout or subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        timeout=seconds,
+        check=False,
+        cwd=ROOT,
+    )
+    if ran.returncode != 0:
+        raise DockerError(f"{' '.join(command[:6])} …: exit {ran.returncode}\n{ran.stderr.decode()}")
 
 
 def _output(command: Sequence[str], *, seconds: float, environment: Mapping[str, str]) -> str:

@@ -12,20 +12,22 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import httpx
 from rich.console import Console
 
-from deploy.compose import environment
+from deploy.compose import disaster, environment
 from deploy.compose.containers import DockerError, Project, docker
 from deploy.compose.customers import Customer
 from deploy.compose.doors import DOORS, knock
 from deploy.compose.report import Report
+from deploy.local import tokens
 from deploy.local.demo.shopper import Shopper
 from deploy.local.ephemeral import wait_until
 from deploy.local.parts import ROOT
@@ -69,6 +71,7 @@ class Trial:
         self._buy()
         self._kill_while_buying()
         self._audit()
+        self._lose_and_restore()
         self._stop()
         self._not_covered()
         return self._report
@@ -180,8 +183,64 @@ class Trial:
 
     def _audit(self) -> None:
         self._report.section("Audit")
-        said = self._project.run("run", "--rm", "-T", "audit")
-        self._report.output(said)
+        self._report.output(self._project.run("run", "--rm", "-T", "audit"))
+
+    def _lose_and_restore(self) -> None:
+        self._report.section("Losing the databases and the broker")
+        self._report.paragraph(
+            f"{_CUSTOMERS} customers buy; a backup is taken meanwhile; they go on buying. Then the volumes "
+            "of Postgres and NATS are destroyed, and the shop comes back as [backup.md](backup.md) says."
+        )
+        with tempfile.TemporaryDirectory(prefix="aishop-backup-") as folder:
+            backup = Path(folder) / "shop.tar"
+            with self._customers() as customers:
+                wait_until(
+                    lambda: all(len(each.promised) > 1 for each in customers),
+                    seconds=_BACK_SECONDS,
+                    what="some orders before the backup",
+                )
+                kept = [(each, list(each.promised)) for each in customers]
+                since = datetime.now(UTC)
+                self._step("backup taken", lambda: disaster.back_up(self._project, backup))
+                time.sleep(_BREATH_SECONDS)
+            for customer in customers:
+                customer.settle()
+            self._step("volumes of Postgres and NATS destroyed", lambda: disaster.lose(self._project))
+            self._step("backup unpacked", lambda: disaster.restore(self._project, backup))
+        self._step("`up`: every container healthy", self._up)
+        self._step("facts published again", lambda: disaster.republish(self._project, since))
+        self._reconcile(since)
+        self._judge(kept)
+        self._report.output(self._project.run("run", "--rm", "-T", "audit"))
+
+    def _reconcile(self, since: datetime) -> None:
+        token = tokens.mint(secret=self._secret, user_id=uuid4(), email=None, operator=True, ttl_seconds=3600)
+        command = [sys.executable, "-m", "deploy.local.cli", "reconcile", "--since", since.isoformat()]
+        told = self._step(
+            "compared with Stripe",
+            lambda: subprocess.check_output(
+                command,
+                env=os.environ | {"AISHOP_URL": self.gateway_url, "AISHOP_TOKEN": token},
+                text=True,
+                timeout=_BACK_SECONDS,
+                cwd=ROOT,
+            ),
+        )
+        self._report.output(told)
+
+    def _judge(self, kept: Sequence[tuple[Customer, list[str]]]) -> None:
+        """Orders of before the backup are there and completed; of later ones the shop knows nothing."""
+        lost = sum(len(customer.promised) - len(promised) for customer, promised in kept)
+        for customer, promised in kept:
+            customer.promised = promised
+            customer.settle()
+            customer.close()
+        found = sum(len(promised) for _, promised in kept)
+        self._report.item(f"orders of before the backup: {found}, all completed")
+        self._report.item(
+            f"orders of after it: {lost}, lost with the databases; what Stripe was paid for them is in "
+            "quarantine, for an operator to refund"
+        )
 
     def _stop(self) -> None:
         self._report.section("Stopping")

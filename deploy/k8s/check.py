@@ -1,7 +1,7 @@
 """Checks the overlays without a cluster: `python -m deploy.k8s.check`, exit 1 with what is wrong.
 
 Each is rendered by kustomize and held against Kubernetes' own schemas, which know every field. What
-cert-manager and CloudNativePG bring has none here: tests/contract/test_kubernetes.py looks at its fields.
+cert-manager and CloudNativePG bring has none here: tests/contract/kubernetes looks at its fields.
 """
 
 import sys

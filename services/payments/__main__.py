@@ -23,13 +23,13 @@ from services.chassis.settings import SeedSettings, load
 from services.chassis.trace_export import exporting
 from services.chassis.watching import Watchers
 from services.chassis.workers import Worker, background, run_until_signal
-from services.payments import closing, events, opening, queries, reconciliation, refunding
+from services.payments import closing, opening, queries, reconciliation, refunding
 from services.payments.api.operator import PaymentsOperatorServicer
 from services.payments.api.payments import PaymentsServicer
 from services.payments.callers import CALLERS
 from services.payments.closing import Closer
 from services.payments.commands.packages import SAMPLE_PACKAGES, SAMPLE_PLANS, add_packages, add_plans
-from services.payments.events import EventWorker
+from services.payments.events import EventWorker, payload_place
 from services.payments.looks import Looker
 from services.payments.opening import Opener, request_place
 from services.payments.reconciliation import Reconciler
@@ -44,7 +44,7 @@ log = logs.get(__name__)
 _STOP_SECONDS = 3
 _SEALED = (
     SealedColumn("checkouts", "request", request_place),
-    SealedColumn("stripe_events", "payload", events.payload_place),
+    SealedColumn("stripe_events", "payload", payload_place),
 )
 
 
@@ -82,16 +82,12 @@ async def serve(settings: Settings) -> None:
     opener = Opener(database=database, stripe=stripe, keyring=keyring, after_commit=tell_changes)
     closer = Closer(database=database, stripe=stripe, opener=opener, looker=looker)
     refunder = Refunder(database=database, stripe=stripe, looker=looker, after_commit=tell_changes)
-    handling = Worker(
-        "events.handle",
-        EventWorker(
-            database=database,
-            keyring=keyring,
-            looker=looker,
-            lease_seconds=settings.event_lease_seconds,
-            after_commit=tell_changes,
-        ).handle_batch,
-        tick_seconds=events.TICK_SECONDS,
+    handling = EventWorker(
+        database=database,
+        keyring=keyring,
+        looker=looker,
+        lease_seconds=settings.event_lease_seconds,
+        after_commit=tell_changes,
     )
     reconciler = Reconciler(
         database=database,

@@ -14,12 +14,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import failpoints, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
+from services.chassis.workers import Worker
 from services.payments import findings, metrics, rules
 from services.payments.commands import events
 from services.payments.commands.events import ClaimedEvent
@@ -33,7 +36,7 @@ log = logs.get(__name__)
 
 TICK_SECONDS = 1.0
 # As many as are handled at the same time: nothing waits under a lease that runs out.
-_BATCH = 4
+_AT_ONCE = 4
 _LONGEST_BACKOFF_SECONDS = 300.0
 _ALERT_AFTER = 10
 
@@ -68,7 +71,8 @@ def payload_place(event_id: str) -> str:
 
 
 class EventWorker:
-    """Turns stored events into state and facts."""
+    """Turns stored events into state and facts, a few at a time: each in a task of its own, so that one that
+    waits for Stripe keeps no other from its place."""
 
     def __init__(
         self,
@@ -84,15 +88,46 @@ class EventWorker:
         self._looker = looker
         self._lease_seconds = lease_seconds
         self._after_commit = after_commit
+        self._claiming = Worker("events.handle", self._take_due, tick_seconds=TICK_SECONDS)
+        self._handling = asyncio.TaskGroup()
+        self._free = _AT_ONCE
+        self._may_be_more = False
 
-    async def handle_batch(self) -> bool:
-        """Handles events that are due; True when there may be more."""
-        async with self._database.worker() as connection:
-            claimed = await events.claim_events(connection, limit=_BATCH, lease_seconds=self._lease_seconds)
-        await asyncio.gather(*(self._settle(event) for event in claimed))
-        return len(claimed) == _BATCH
+    def wake(self) -> None:
+        """There are events that nobody has looked at."""
+        self._claiming.wake()
 
-    async def _settle(self, event: ClaimedEvent) -> None:
+    async def run(self) -> None:
+        """Until it is cancelled; what is being handled then is left to the next lease."""
+        async with self._handling:
+            await self._claiming.run()
+
+    async def _take_due(self) -> bool:
+        """Claims events for the places that are free, and waits for none of them: False, since the next one
+        that ends asks again."""
+        free = self._free
+        if free:
+            async with self._database.worker() as connection:
+                claimed = await events.claim_events(connection, limit=free, lease_seconds=self._lease_seconds)
+            self._may_be_more = len(claimed) == free
+            self._free -= len(claimed)
+            for event in claimed:
+                self._handling.create_task(self._handle(event))
+        return False
+
+    async def _handle(self, event: ClaimedEvent) -> None:
+        try:
+            await self.settle_event(event)
+        except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
+            # Not even its failure could be kept: the lease runs out, and it is claimed again.
+            log.warning("stripe_event.left", event_id=event.id, error=repr(error))
+        finally:
+            self._free += 1
+            if self._may_be_more:
+                self.wake()
+
+    async def settle_event(self, event: ClaimedEvent) -> None:
+        """Reads a claimed event and gives it its transaction, or keeps why that failed."""
         with ExitStack() as traced:
             await self._settle_traced(event, traced)
 

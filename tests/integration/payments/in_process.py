@@ -21,6 +21,7 @@ from services.chassis.db import Database
 from services.chassis.watching import Watchers
 from services.payments.api.payments import PaymentsServicer
 from services.payments.closing import Closer
+from services.payments.commands.events import claim_events
 from services.payments.events import EventWorker
 from services.payments.looks import Looker
 from services.payments.opening import Opener
@@ -54,7 +55,7 @@ _LEASE_SECONDS = 600.0
 
 
 class Hesitation(Database):
-    """The database of a worker that stands still between its look and its settling."""
+    """The database of a worker that stands still between its look and its settling: its first transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -65,8 +66,7 @@ class Hesitation(Database):
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[AsyncConnection]:
         self._opened += 1
-        # The first transaction claims the event.
-        if self._opened == 2:
+        if self._opened == 1:
             self.has_looked.set()
             await self.may_settle.wait()
         async with self._database.worker() as connection:
@@ -78,7 +78,7 @@ class Settling:
     """An event that was looked at and waits for its turn."""
 
     hesitation: Hesitation
-    task: "asyncio.Task[bool]"
+    task: "asyncio.Task[None]"
 
 
 class Desk:
@@ -148,7 +148,9 @@ class Desk:
             lease_seconds=_LEASE_SECONDS,
             after_commit=_nobody_waits,
         )
-        task = asyncio.create_task(worker.handle_batch())
+        async with self._database.worker() as connection:
+            [claimed] = await claim_events(connection, limit=1, lease_seconds=_LEASE_SECONDS)
+        task = asyncio.create_task(worker.settle_event(claimed))
         looking = asyncio.create_task(hesitation.has_looked.wait())
         await asyncio.wait({task, looking}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():

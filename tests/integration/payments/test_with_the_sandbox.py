@@ -61,3 +61,29 @@ async def test_busy_answers_are_waited_out(payments: Payments) -> None:
     checkout = await payments.points_checkout()
     assert checkout.status == pb.CHECKOUT_STATUS_OPEN
     assert await sandbox_of(payments).count() == before + 1
+
+
+async def test_an_event_that_waits_for_stripe_keeps_no_other_waiting(payments: Payments) -> None:
+    slow, quick = await payments.points_checkout(), await payments.points_checkout()
+    stripe = sandbox_of(payments)
+    await stripe.pay(slow.url)
+    await payments.until_status(slow.id, "paid")
+    # Payments waits 4.5 s for an answer.
+    await stripe.fault("/v1/refunds", "timeout_before_effect", method="GET", delay_ms=3000)
+    intent = await stripe.intent_of(slow.session_id)
+    await stripe.control("webhooks", mode="hold")
+    await stripe.post("refunds", payment_intent=intent)
+    [refunded] = await stripe.events("charge.refunded", about=intent)
+    await stripe.deliver(refunded["id"])
+    await payments.until("SELECT 1 FROM stripe_events WHERE id = %s AND attempts = 1", refunded["id"])
+    await stripe.control("webhooks", mode="deliver")
+    await stripe.pay(quick.url)
+    # Its first look is still under way.
+    await payments.until(
+        "SELECT 1 FROM stripe_events paid, stripe_events waiting WHERE paid.object_id = %s"
+        " AND paid.status = 'processed' AND waiting.id = %s AND waiting.attempts = 1"
+        " AND waiting.status = 'received' AND waiting.error IS NULL",
+        quick.session_id,
+        refunded["id"],
+    )
+    await payments.settled(refunded["id"])

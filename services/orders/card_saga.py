@@ -164,6 +164,7 @@ def _outcome(checkout: payments_pb2.Checkout) -> Outcome:
 async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Outcome, terms: Terms) -> None:
     """Applies what became of the order's session; older news and repetitions change nothing."""
     run = await runs.lock_run(connection, order_id=order_id, saga=PLACE_WITH_CARD)
+    await settling.lock_bought(connection, order_id)
     order = await lock_order(connection, order_id)
     if run is None or order is None:
         raise errors.order_not_found(order_id)

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.events.v1 import events_pb2
@@ -142,6 +142,24 @@ async def confirm_points_order(
     }
     row = await (await connection.execute(_CONFIRM_POINTS_ORDER, parameters)).fetchone()
     return None if row is None else Confirmed(*row)
+
+
+async def lock_bought(connection: AsyncConnection, order_id: UUID) -> None:
+    """Locks the cart that an order bought and its stock, before the order itself is changed.
+
+    A second click holds cart and stock when its insert waits for whoever changes the order of the same cart:
+    that one must not wait for cart or stock any more.
+    """
+    await connection.execute(
+        select(carts.c.user_id)
+        .join(orders, orders.c.user_id == carts.c.user_id)
+        .where(orders.c.id == order_id, orders.c.cart_version.is_not(None))
+        .with_for_update(of=carts)
+    )
+    lines = await connection.scalars(
+        select(order_items.c.product_id).where(order_items.c.order_id == order_id)
+    )
+    await stock.lock_stock(connection, lines.all())
 
 
 async def complete_order(connection: AsyncConnection, order: Order, *, reason: str, terms: Terms) -> None:

@@ -162,3 +162,39 @@ async def test_twin_refunds_give_an_order_back_once(
         # Nobody carries these out.
         await connection.execute("DELETE FROM saga_runs WHERE order_id = ANY(%s)", (orders,))
     assert (row["n"], row["cents"]) == (tries, tries * cents)
+
+
+async def test_a_second_click_while_a_payment_is_applied_deadlocks_with_nobody(
+    database: Database, migrated: Servers
+) -> None:
+    """The click holds cart and stock and inserts last; it would wait for an order that was changed before."""
+    user_id = uuid4()
+    async with database.customer(user_id) as connection:
+        await set_cart_item(
+            connection, user_id=user_id, product_id=PRODUCT, quantity=1, expected_version=None
+        )
+    first, second = (placement_of(Method.STRIPE, user_id, cart_version=1) for _ in range(2))
+    async with database.customer_sql(user_id) as clicking:
+        assert await place_order(clicking, first) is not None
+    paid = Outcome(
+        state=PAID,
+        version=2,
+        amount_cents=await price_of(database),
+        currency="usd",
+        payment_intent_id=f"pi_{first.order_id.hex}",
+    )
+    async with database.customer_sql(user_id) as clicking:
+        await carts.lock_contents(clicking, user_id)
+        applying = asyncio.create_task(news(database, first, paid))
+        await _until_a_worker_waits_for_a_lock(migrated)
+        assert await place_order(clicking, second) is None
+    await applying
+    assert await status_of(database, first.order_id) is Status.COMPLETED
+
+
+async def _until_a_worker_waits_for_a_lock(servers: Servers) -> None:
+    waiting = "SELECT FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
+    async with await AsyncConnection.connect(servers.admin_url("orders"), autocommit=True) as connection:
+        async with asyncio.timeout(10):
+            while (await connection.execute(waiting, ("orders-test-worker",))).rowcount == 0:
+                await asyncio.sleep(0.01)

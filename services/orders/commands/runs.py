@@ -130,13 +130,14 @@ async def wait_at(
 
 
 async def sleep(connection: AsyncConnection, run: Run, *, step: str, seconds: float) -> None:
-    """Puts a locked run to sleep at a step, whoever held it."""
+    """Puts a locked run to sleep at a step, whoever held it; one that was being undone goes forward again."""
     await connection.execute(
         update(saga_runs)
         .where(_is(run.order_id, run.saga))
         .values(
             status=RUNNING,
             step=step,
+            undo_reason=None,
             attempts=0,
             next_attempt_at=func.now() + _seconds(seconds),
             lease_token=None,

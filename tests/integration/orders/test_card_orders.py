@@ -182,14 +182,21 @@ async def test_a_payment_that_is_faster_than_the_cancelling_wins(shop: Shop) -> 
     assert await shop.stock(product_id) == (8, 0)
 
 
-async def test_an_order_whose_payment_is_on_its_way_is_not_cancelled(shop: Shop) -> None:
+@pytest.mark.parametrize(
+    ("state", "ends", "run_ends"), [(PAID, "completed", "done"), (FAILED, "failed", "undone")]
+)
+async def test_an_order_whose_payment_is_on_its_way_is_not_cancelled(
+    shop: Shop, state: "events_pb2.OrderCheckoutState.ValueType", ends: str, run_ends: str
+) -> None:
     user_id, product_id, order = await buy(shop)
     assert shop.payments.pay(order.id, payments_pb2.CHECKOUT_STATUS_PROCESSING)
     told = await refused(shop.cancel(user_id, order.id), CONFLICT, "ORDER_NOT_CANCELLABLE")
     assert told == {"order_id": order.id, "status": "processing"}
     assert await shop.stock(product_id) == (10, 2)
-    await tell(shop, order, PAID, 2)
-    assert (await shop.row(order.id))["status"] == "completed"
+    await tell(shop, order, state, 2)
+    # Nothing of the wish to cancel is left: it ends as if nobody had asked.
+    assert (await shop.row(order.id))["status"] == ends
+    await shop.run_ends(order.id, run_ends)
 
 
 async def test_a_late_payment_reserves_again_and_completes(shop: Shop) -> None:

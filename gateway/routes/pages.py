@@ -1,4 +1,4 @@
-"""The few pages for people: the front door, where Stripe sends the browser back to, what the API does."""
+"""The few pages for people: the front door, where Stripe and mails lead to, what the API does."""
 
 import base64
 import hashlib
@@ -41,6 +41,13 @@ def _page(name: str, *, policy: str = _STYLED, **parts: str) -> HTMLResponse:
     return HTMLResponse(body, headers={"Content-Security-Policy": policy})
 
 
+def _following_page(name: str) -> HTMLResponse:
+    """A page whose script asks this origin for what it shows, and follows it."""
+    script = _read("events.js") + _read(f"{name}.js")
+    policy = f"{_STYLED}; script-src {_hash(script)}; connect-src 'self'"
+    return _page(f"{name}.html", policy=policy, script=script)
+
+
 def _code_rows() -> str:
     return "".join(
         f'<tr id="{code}"><td><code>{code}</code></td><td>{kind.status}</td>'
@@ -50,10 +57,8 @@ def _code_rows() -> str:
 
 
 _HOME = _page("home.html")
-_FOLLOW = _read("follow.js")
-_SUCCESS = _page(
-    "success.html", policy=f"{_STYLED}; script-src {_hash(_FOLLOW)}; connect-src 'self'", script=_FOLLOW
-)
+_SUCCESS = _following_page("success")
+_ORDER = _following_page("order")
 _CANCEL = _page("cancel.html")
 _ERRORS = _page("errors.html", rows=_code_rows())
 _START = _read("docs.js")
@@ -73,13 +78,19 @@ async def home() -> HTMLResponse:
 @router.get("/checkout/success")
 async def success() -> HTMLResponse:
     """Says only what is known here: Stripe sent the browser back; the webhook tells whether it paid. With the
-    customer's token (follow.js) it says that, too."""
+    customer's token (success.js) it says that, too."""
     return _SUCCESS
 
 
 @router.get("/checkout/cancel")
 async def cancel() -> HTMLResponse:
     return _CANCEL
+
+
+@router.get("/orders/{orderId}")
+async def order() -> HTMLResponse:
+    """The same for whoever asks: only the customer's token (order.js) shows the order."""
+    return _ORDER
 
 
 @router.get("/docs")

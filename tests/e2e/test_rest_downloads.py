@@ -1,6 +1,7 @@
 """What a bought picture gives over REST, and to whom; shipments by operators."""
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,10 @@ async def test_goods_are_shipped_by_an_operator_and_the_customer_is_told(
         "shipped",
     }
     assert all("P-1" in mail["html"] for mail in found["items"] if "shipped" in mail["messageId"])
+    [receipt] = [mail["html"] for mail in found["items"] if "receipt" in mail["messageId"]]
+    [link] = re.findall(r'href="(\S+)"', receipt)
+    page = await customer.http.get(link)
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
 def _sql(stack: RunningStack, statement: str, *values: object) -> list[tuple[Any, ...]]:

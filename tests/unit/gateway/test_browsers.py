@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from gateway.backends import Backends
 from gateway.settings import GatewaySettings
 
 SHOP, EVIL = "https://shop.example", "https://evil.example"
-PAGES = ("/", "/checkout/success", "/checkout/cancel", "/docs", "/docs/errors")
+PAGES = ("/", "/checkout/success", "/checkout/cancel", f"/orders/{uuid.UUID(int=1)}", "/docs", "/docs/errors")
 Opener = Callable[..., Any]
 
 

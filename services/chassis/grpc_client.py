@@ -80,7 +80,8 @@ _CLASSES: dict[grpc.StatusCode, type[DomainError]] = {
 
 
 def channel(target: str, transport: Transport = LOOPBACK) -> grpc.aio.Channel:
-    """A channel to every replica behind `target` (`host:port`, or `dns:///headless:port`).
+    """A channel to every replica behind `target` (`host:port`, `dns:///headless:port`, or
+    `ipv4:host:port,host:port`).
 
     Raises InsecureTransportError where `transport` does not suit the target.
     """

@@ -68,10 +68,18 @@ LOOPBACK = Transport()
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a listening address or a target (`host:port`, `dns:///host:port`) stays on this machine."""
+    """Whether a listening address or a target (`host:port`, `dns:///host:port`, or several replicas as
+    `ipv4:host:port,host:port`) stays on this machine."""
     if address.startswith("unix:"):
         return True
-    host = address.removeprefix("dns:").lstrip("/").rpartition(":")[0].strip("[]")
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        address = address.removeprefix(scheme)
+    return all(
+        _is_loopback_host(each.rpartition(":")[0].strip("[]")) for each in address.lstrip("/").split(",")
+    )
+
+
+def _is_loopback_host(host: str) -> bool:
     if host == "localhost":
         return True
     try:

@@ -24,7 +24,7 @@ class OrdersSeedSettings(SeedSettings, AssetSettings):
 
 
 class OrdersSettings(ServiceSettings, AssetSettings):
-    # host:port, or dns:///headless-name:port for every replica.
+    # host:port; for every replica dns:///headless-name:port, or ipv4:host:port,host:port.
     wallet_target: str
     payments_target: str
     # smtp://[user:password@]host:port, or smtps:// for TLS.

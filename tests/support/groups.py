@@ -14,6 +14,7 @@ _FIRST = (
     "tests/integration/payments",
     "tests/shop",
     "tests/chaos/test_outages.py",
+    "tests/chaos/test_replicas.py",
     "tests/integration/local/test_stack.py",
     "tests/integration/local/test_supervisor.py",
     "tests/integration/orders",

@@ -41,7 +41,7 @@ def build(settings: SandboxSettings) -> Sandbox:
     secret = settings.stripe_webhook_secret.get_secret_value()
     return Sandbox(
         store=store,
-        sender=Sender(store, url=settings.sandbox_webhook_url, secret=secret),
+        sender=Sender(store, urls=settings.sandbox_webhook_url.split(","), secret=secret),
         faults=Faults(),
         public_url=settings.sandbox_public_url.rstrip("/"),
         secret_key=settings.stripe_secret_key.get_secret_value(),

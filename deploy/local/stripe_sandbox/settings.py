@@ -12,7 +12,7 @@ class SandboxSettings(ProcessSettings):
     sandbox_listen: Listen = "127.0.0.1:8082"
     # The origin of the payment pages' addresses.
     sandbox_public_url: str = "http://127.0.0.1:8082"
-    # Where events are delivered.
+    # Where events are delivered; comma separated: replicas, one after the other.
     sandbox_webhook_url: str
     # Folder of the SQLite file.
     sandbox_data: Path

@@ -9,7 +9,9 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import cycle
 
 import httpx
 
@@ -40,9 +42,10 @@ def retry_seconds(attempts: int) -> float:
 class Sender:
     """Works off the deliveries of the store; `wake` after a commit that has added some."""
 
-    def __init__(self, store: Store, *, url: str, secret: str) -> None:
+    def __init__(self, store: Store, *, urls: Sequence[str], secret: str) -> None:
+        """Each attempt goes to the next of the URLs, as a load balancer would have it."""
         self._store = store
-        self._url = url
+        self._urls = cycle(urls)
         self._secret = secret
         self._woken = asyncio.Event()
         self._running: set[str] = set()
@@ -124,7 +127,7 @@ class Sender:
         }
         status = 0
         with suppress(httpx.HTTPError):
-            status = (await self._http.post(self._url, content=payload, headers=headers)).status_code
+            status = (await self._http.post(next(self._urls), content=payload, headers=headers)).status_code
         self.taken += _is_taken(status)
         log.info("webhook.sent", event_id=event_id, type=event.body["type"], status=status)
         return status

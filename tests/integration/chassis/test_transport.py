@@ -241,8 +241,17 @@ def test_plain_text_stays_on_this_machine(address: str) -> None:
     Transport(is_plaintext_allowed=True).require_safe(address)
 
 
+def test_plain_text_goes_to_no_replica_on_another_machine() -> None:
+    with pytest.raises(InsecureTransportError, match="GRPC_TLS_CERT"):
+        channel("ipv4:127.0.0.1:15051,10.0.0.7:15051")
+
+
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:1", "[::1]:1", "localhost:1", "dns:///localhost:1", "unix:/s"]
+    "address",
+    [
+        *("127.0.0.1:1", "[::1]:1", "localhost:1", "dns:///localhost:1", "unix:/s"),
+        *("ipv4:127.0.0.1:1,127.0.0.1:2", "ipv6:[::1]:1,[::1]:2"),
+    ],
 )
 def test_plain_text_is_fine_on_loopback(address: str) -> None:
     LOOPBACK.require_safe(address)

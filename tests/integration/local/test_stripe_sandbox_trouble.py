@@ -113,7 +113,7 @@ async def test_what_is_forgotten_on_its_way_does_not_stop_the_next(tmp_path: Pat
         return Response(status_code=status)
 
     listen = f"127.0.0.1:{free_port()}"
-    sender = Sender(store, url=f"http://{listen}/hooks", secret=SECRET)
+    sender = Sender(store, urls=[f"http://{listen}/hooks"], secret=SECRET)
     app = Starlette(routes=[Route("/hooks", forget, methods=["POST"])])
     async with serving(app, listen, stop_seconds=1):
         running = asyncio.create_task(sender.run())

@@ -10,6 +10,7 @@ from gateway.gate import DEADLINE_SECONDS
 from gateway.settings import GatewaySettings
 from services.chassis import failpoints, logs
 from services.chassis.http_server import serving
+from services.chassis.metrics import serving_metrics
 from services.chassis.settings import load
 from services.chassis.signals import run_until_signal
 from services.chassis.tasks import background
@@ -47,6 +48,7 @@ def main() -> None:
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
     with (
         exporting("gateway", settings),
+        serving_metrics(settings.metrics_listen, settings.transport.certificates),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(run(settings))

@@ -7,6 +7,7 @@ rest 503 at once, so that a slow service never fills the gateway with requests n
 
 import asyncio
 import re
+import time
 from http import HTTPStatus
 
 from opentelemetry.trace import SpanKind
@@ -14,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import metrics
 from gateway.following import FOLLOW_SECONDS
 from gateway.problems import problem
 from gateway.settings import GatewaySettings
@@ -33,21 +35,31 @@ _MAX_WEBHOOK_WAIT_SECONDS = 9.0
 # What a large file over a thin line may take.
 DOWNLOAD_SECONDS = 600.0
 TRACE_HEADER = "X-Trace-Id"
+# A client may call its method what it likes.
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 
 
 class Lane:
     """A number of places, a queue of bounded length and patience before them, and a deadline for all."""
 
     def __init__(
-        self, *, running: int, waiting: int, patience_seconds: float, deadline_seconds: float
+        self, name: str, *, running: int, waiting: int, patience_seconds: float, deadline_seconds: float
     ) -> None:
         self.deadline_seconds = deadline_seconds
+        self._running = metrics.RUNNING.labels(name)
+        self._refused = metrics.REFUSED.labels(name)
+        self._timeouts = metrics.TIMEOUTS.labels(name)
         self._places = asyncio.Semaphore(running)
         self._may_wait = waiting
         self._patience_seconds = patience_seconds
 
     async def enter(self) -> bool:
         """True with a place, which `leave` gives back; False when there is none to be had."""
+        has_place = await self._enter()
+        (self._running if has_place else self._refused).inc()
+        return has_place
+
+    async def _enter(self) -> bool:
         if not self._places.locked():
             return await self._places.acquire()
         if not self._may_wait:
@@ -62,7 +74,11 @@ class Lane:
             self._may_wait += 1
 
     def leave(self) -> None:
+        self._running.dec()
         self._places.release()
+
+    def count_timeout(self) -> None:
+        self._timeouts.inc()
 
 
 class Gate:
@@ -73,12 +89,14 @@ class Gate:
     ) -> None:
         self._app = app
         self._customers = Lane(
+            "customers",
             running=settings.max_running_requests,
             waiting=settings.max_waiting_requests,
             patience_seconds=_MAX_WAIT_SECONDS,
             deadline_seconds=deadline_seconds,
         )
         self._webhooks = Lane(
+            "webhooks",
             running=settings.max_running_webhooks,
             waiting=settings.max_waiting_webhooks,
             patience_seconds=_MAX_WEBHOOK_WAIT_SECONDS,
@@ -86,10 +104,15 @@ class Gate:
         )
         # For whoever follows something: no place is worth waiting for, it is kept for minutes.
         self._streams = Lane(
-            running=settings.max_streams, waiting=0, patience_seconds=0, deadline_seconds=FOLLOW_SECONDS
+            "streams",
+            running=settings.max_streams,
+            waiting=0,
+            patience_seconds=0,
+            deadline_seconds=FOLLOW_SECONDS,
         )
 
         self._downloads = Lane(
+            "downloads",
             running=settings.max_running_downloads,
             waiting=0,
             patience_seconds=0,
@@ -102,7 +125,7 @@ class Gate:
             return
         # The server gives each request a task of its own.
         with tracing.continued(_traceparent(scope), scope["method"], kind=SpanKind.SERVER) as span:
-            await self._traced(scope, receive, _Answer(send))
+            await self._traced(scope, receive, _Answer(scope, send))
             if route := scope.get("route"):
                 span.update_name(f"{scope['method']} {route.path}")
 
@@ -134,14 +157,18 @@ class Gate:
         except TimeoutError:
             if answer.has_started or not deadline.expired():
                 raise
+            lane.count_timeout()
             return await problem(scope, "outcome_unknown")(scope, receive, answer.send)
 
 
 class _Answer:
-    """The way out: knows whether an answer has begun, and adds the headers that each one carries."""
+    """The way out: knows whether an answer has begun and how long that took, and adds the headers that each
+    one carries."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
         self._send = send
+        self._began = time.perf_counter()
         self.has_started = False
 
     async def send(self, message: Message) -> None:
@@ -149,11 +176,19 @@ class _Answer:
             self.has_started = True
             if message["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 tracing.fail(str(message["status"]))
+            self._observe(message["status"])
             headers = MutableHeaders(raw=message["headers"])
             headers.setdefault("Cache-Control", "no-store")
             headers.append(TRACE_HEADER, tracing.trace_id() or "")
             message["headers"] = headers.raw
         await self._send(message)
+
+    def _observe(self, status: int) -> None:
+        # Routing leaves the route in the scope; its pattern bounds the label, as the path would not.
+        route = getattr(self._scope.get("route"), "path", "none")
+        method = self._scope["method"] if self._scope["method"] in _METHODS else "other"
+        seconds = time.perf_counter() - self._began
+        metrics.ANSWER_SECONDS.labels(method, route, status).observe(seconds)
 
 
 def _limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:

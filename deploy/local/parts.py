@@ -211,6 +211,7 @@ def _gateway(plan: Plan) -> Part:
         ready=partial(_answers_http, f"{plan.url('gateway')}/healthz"),
         environment={
             "LISTEN": plan.address("gateway"),
+            "METRICS_LISTEN": plan.address("gateway metrics"),
             "WALLET_TARGET": plan.address("wallet"),
             "ORDERS_TARGET": plan.address("orders"),
             "PAYMENTS_TARGET": plan.address("payments"),

@@ -19,6 +19,7 @@ DEFAULTS: Mapping[str, int] = {
     "stripe": 8082,
     "smtp": 8025,
     "mailbox": 8026,
+    "gateway metrics": 9100,
     "wallet metrics": 9101,
     "orders metrics": 9102,
     "payments metrics": 9103,
@@ -42,7 +43,8 @@ def shifted(offset: int) -> dict[str, int]:
 @contextmanager
 def free_offset() -> Iterator[int]:
     """An offset at which every port of the stack is free, and that no other stack of ours takes meanwhile."""
-    # No two default ports differ by a multiple of 13: stacks at different offsets never share one.
+    # No two default ports that offsets can bring together differ by a multiple of 13: stacks at different
+    # offsets never share one.
     for offset in random.sample(range(104, MAX_OFFSET, 13), 100):
         with (Path(tempfile.gettempdir()) / f"aishop-ports-{offset}.lock").open("w") as lock:
             if _is_mine(lock) and not busy(shifted(offset).values()):

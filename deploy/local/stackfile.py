@@ -22,6 +22,8 @@ class StackFile(BaseModel):
     valkey_url: str
     database_urls: dict[str, str]
     grpc: dict[str, str]
+    # Where each process answers Prometheus.
+    metrics_urls: dict[str, str]
     auth_jwt_secret: str
     stripe_secret_key: str
     stripe_webhook_secret: str

@@ -234,6 +234,10 @@ def stack_file(plan: Plan, pids: Mapping[str, int | None]) -> StackFile:
         valkey_url=plan.valkey_url,
         database_urls={service: plan.admin_url(service) for service in SERVICES},
         grpc={service: plan.address(service) for service in SERVICES},
+        metrics_urls={
+            process: f"http://{plan.address(f'{process} metrics')}/metrics"
+            for process in (*SERVICES, "gateway")
+        },
         auth_jwt_secret=plan.secrets.auth_jwt_secret,
         stripe_secret_key=plan.stripe_key,
         stripe_webhook_secret=plan.stripe_webhook_secret,

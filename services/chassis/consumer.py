@@ -8,7 +8,7 @@ again and the inbox row turns it away. A watchdog subscribes again when messages
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,11 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import failpoints, inbox, logs, tracing
+from services.chassis import failpoints, inbox, logs, metrics, tracing
 from services.chassis.bus import Bus
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
+from services.chassis.sampling import TICK_SECONDS, Sampler
 
 log = logs.get(__name__)
 
@@ -35,6 +36,7 @@ _FETCH_SECONDS = 5.0
 _MAX_DELAY_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
 _ALERT_AFTER = 10
+_OUTCOMES = ("handled", "known", "retried", "parked")
 
 Handler = Callable[[AsyncConnection, Any], Awaitable[None]]
 
@@ -71,6 +73,12 @@ async def subscribe(
     return await jetstream.pull_subscribe(of.subject, durable=of.durable, stream=of.stream)
 
 
+def watching(database: Database, consumers: "Sequence[Consumer]") -> Sampler:
+    """Measures how far the consumers are behind. Beside what is asked of the database, since a broker that is
+    away is waited for; not at once, since the durables are still being made."""
+    return Sampler(database, consumers, first_after_seconds=TICK_SECONDS)
+
+
 class Consumer:
     """Runs one subscription; `after_commit` wakes whoever works on what the handler wrote."""
 
@@ -89,6 +97,18 @@ class Consumer:
         self._database = database
         self._after_commit = after_commit
         self._ack_wait_seconds = ack_wait_seconds
+        for outcome in _OUTCOMES:
+            metrics.MESSAGES.labels(subscription.durable, outcome)
+        for gauge in (metrics.DEAD_LETTERS, metrics.CONSUMER_PENDING, metrics.CONSUMER_UNACKNOWLEDGED):
+            gauge.labels(subscription.durable)
+        self.name = f"consumer {subscription.durable}"
+        self.every_seconds = TICK_SECONDS
+
+    async def take(self, _database: Database) -> None:
+        """As a sample (sampling.py): how far this consumer is behind its stream."""
+        info = await self._bus.jetstream.consumer_info(self._of.stream, self._of.durable)
+        metrics.CONSUMER_PENDING.labels(self._of.durable).set(info.num_pending or 0)
+        metrics.CONSUMER_UNACKNOWLEDGED.labels(self._of.durable).set(info.num_ack_pending or 0)
 
     async def run(self) -> None:
         jetstream = await self._bus.connected()
@@ -157,10 +177,15 @@ class Consumer:
         event = self._of.event.FromString(message.data)
         async with self._database.worker() as connection:
             if not await inbox.is_new(connection, consumer=self._of.durable, message_id=message_id):
+                self._count("known")
                 return
             await self._of.handle(connection, event)
             failpoints.hit(f"consumer.{self._of.durable}.handled")
+        self._count("handled")
         self._after_commit()
+
+    def _count(self, outcome: str) -> None:
+        metrics.MESSAGES.labels(self._of.durable, outcome).inc()
 
     async def _again(self, message: Msg, error: Exception) -> None:
         tracing.fail(type(error).__name__)
@@ -174,6 +199,7 @@ class Consumer:
             delay_seconds=delay,
             error=repr(error),
         )
+        self._count("retried")
         await message.nak(delay=delay)
 
     async def _park(self, message: Msg, error: str) -> None:
@@ -197,5 +223,6 @@ class Consumer:
         except Exception as failure:  # noqa: BLE001 - nak'd: parked at the next delivery
             await self._again(message, failure)
             return
+        self._count("parked")
         log.error("consumer.dead_letter", durable=self._of.durable, error=error)
         await message.term()

@@ -15,8 +15,12 @@ from uuid import UUID
 import psycopg
 from pydantic import SecretStr
 from sqlalchemy import func, select
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
+
+from services.chassis import metrics
 
 Row = tuple[Any, ...]
 FixedSql = psycopg.AsyncConnection[Row]
@@ -32,12 +36,25 @@ _WORKER_POOL_WAIT_SECONDS = 4.0
 _RECYCLE_SECONDS = 1800
 
 
+class _Pool(AsyncAdaptedQueuePool):
+    """Counts who waited in vain."""
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except PoolTimeout:
+            metrics.POOL_TIMEOUTS.labels(self.logging_name).inc()
+            raise
+
+
 def _engine(
-    url: SecretStr, *, size: int, timeouts_ms: dict[str, int], pool_wait_seconds: float, name: str
+    url: SecretStr, *, login: str, size: int, timeouts_ms: dict[str, int], pool_wait_seconds: float, name: str
 ) -> AsyncEngine:
     options = timeouts_ms | {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_MS}
-    return create_async_engine(
+    engine = create_async_engine(
         url.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1),
+        poolclass=_Pool,
+        pool_logging_name=login,
         pool_size=size,
         max_overflow=0,
         pool_timeout=pool_wait_seconds,
@@ -53,6 +70,9 @@ def _engine(
             "options": " ".join(f"-c {option}={value}" for option, value in options.items()),
         },
     )
+    # Asked of the engine: a pool is replaced when the server was away.
+    metrics.watch_pool(login, size=size, in_use=lambda: cast(_Pool, engine.pool).checkedout())
+    return engine
 
 
 class Database:
@@ -61,6 +81,7 @@ class Database:
     def __init__(self, *, app_url: SecretStr, worker_url: SecretStr, pool_size: int, name: str) -> None:
         self._app = _engine(
             app_url,
+            login="app",
             size=pool_size,
             timeouts_ms=_REQUEST_TIMEOUTS_MS,
             pool_wait_seconds=_REQUEST_POOL_WAIT_SECONDS,
@@ -68,6 +89,7 @@ class Database:
         )
         self._worker = _engine(
             worker_url,
+            login="worker",
             size=max(2, pool_size // 2),
             timeouts_ms=_WORKER_TIMEOUTS_MS,
             pool_wait_seconds=_WORKER_POOL_WAIT_SECONDS,

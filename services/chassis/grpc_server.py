@@ -10,6 +10,7 @@ health is open to whoever has a certificate, and reflection is not offered.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Set
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
@@ -26,7 +27,7 @@ from opentelemetry.trace import Span, SpanKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from services.chassis import logs, tracing
+from services.chassis import logs, metrics, tracing
 from services.chassis.errors import DomainError, NotAllowed, Unavailable
 from services.chassis.transport import LOOPBACK, ServerIdentity, Transport, caller_of
 
@@ -109,7 +110,9 @@ class GrpcServer:
             guarded = guard(getattr(servicer, method.name))
             if self._identity:
                 guarded = _for_callers(self._callers[descriptor.full_name][method.name], guarded)
-            setattr(servicer, method.name, guarded)
+            name = f"{descriptor.name}/{method.name}"
+            measured = _counted if method.server_streaming else _timed
+            setattr(servicer, method.name, measured(name, guarded))
         register(servicer, self._server)
         self._names.append(descriptor.full_name)
 
@@ -172,6 +175,39 @@ class GrpcServer:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
+
+
+def _timed(name: str, method: Method) -> Method:
+    metrics.RPC_SECONDS.labels(name, grpc.StatusCode.OK.name)
+
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        began = time.perf_counter()
+        # What grpc makes of an exception that nobody answered.
+        code = grpc.StatusCode.UNKNOWN.name
+        try:
+            answer = await method(request, context)
+            code = grpc.StatusCode.OK.name
+            return answer
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        except grpc.aio.AbortError:
+            code = context.code().name
+            raise
+        finally:
+            metrics.RPC_SECONDS.labels(name, code).observe(time.perf_counter() - began)
+
+    return call
+
+
+def _counted(name: str, method: Method) -> Method:
+    streams = metrics.RPC_STREAMS.labels(name)
+
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        with streams.track_inprogress():
+            await method(request, context)
+
+    return call
 
 
 def _for_callers(allowed: Set[str], method: Method) -> Method:

@@ -12,6 +12,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NoReturn
 from uuid import UUID
 
 import psycopg
@@ -19,6 +20,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import PubAck
 from opentelemetry.trace import SpanKind
+from prometheus_client import Counter
 from psycopg.rows import class_row
 from pydantic import SecretStr
 
@@ -38,6 +40,7 @@ _UNSENT = """
     SELECT id, subject, payload, traceparent, created_at FROM outbox
     WHERE sent_at IS NULL ORDER BY id LIMIT %s"""
 _MARK = "UPDATE outbox SET sent_at = now() WHERE id = ANY(%s)"
+_SENT = Counter("aishop_outbox_sent_total", "Facts that the broker has acknowledged.")
 
 _Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -60,6 +63,12 @@ class Relay:
         self._source = source
         self._poll_seconds = poll_seconds
         self._woken = asyncio.Event()
+        self._leads = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process has the relay's lock: one for each database at a time."""
+        return self._leads
 
     def wake(self) -> None:
         self._woken.set()
@@ -85,10 +94,17 @@ class Relay:
         async with connection:
             while not await _is_leader(connection):
                 await asyncio.sleep(_STANDBY_SECONDS)
-            while True:
-                self._woken.clear()
-                if await self._publish_batch(connection, jetstream) < _BATCH:
-                    await self._pause()
+            self._leads = True
+            try:
+                await self._publish(connection, jetstream)
+            finally:
+                self._leads = False
+
+    async def _publish(self, connection: _Connection, jetstream: JetStreamContext) -> NoReturn:
+        while True:
+            self._woken.clear()
+            if await self._publish_batch(connection, jetstream) < _BATCH:
+                await self._pause()
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
@@ -109,6 +125,7 @@ class Relay:
         ]
         failpoints.hit("relay.acknowledged")
         await connection.execute(_MARK, (sent,))
+        _SENT.inc(len(sent))
         if len(sent) < len(rows):
             raise TimeoutError(f"{len(rows) - len(sent)} events were not acknowledged")
         return len(rows)

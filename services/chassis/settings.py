@@ -58,8 +58,10 @@ class TracedSettings(ProcessSettings):
 
 
 class GrpcSettings(TracedSettings):
-    """Who serves or calls gRPC: three PEM files for mTLS, all or none (transport.py)."""
+    """Who serves or calls gRPC: three PEM files for mTLS, all or none (transport.py); and its metrics."""
 
+    # host:port of /metrics for Prometheus; none when empty.
+    metrics_listen: str = ""
     grpc_tls_cert: Path | None = None
     grpc_tls_key: Path | None = None
     # Whose certificates are believed, of callers and of servers.
@@ -99,8 +101,6 @@ class ServiceSettings(GrpcSettings):
     relay_poll_seconds: float = Field(default=0.02, gt=0)
     # How soon a fact comes again whose handler died with its process.
     consumer_ack_wait_seconds: float = Field(default=10, ge=1)
-    # host:port of /metrics for Prometheus; none when empty.
-    metrics_listen: str = ""
     # kid:base64url(32 bytes)[,kid:…]; the first one encrypts, all of them decrypt.
     data_encryption_keys: EncryptionKeys
 

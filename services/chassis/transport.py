@@ -54,6 +54,11 @@ class Transport:
     files: TlsFiles | None = None
     is_plaintext_allowed: bool = False
 
+    @property
+    def certificates(self) -> Mapping[str, Path]:
+        """Those that end one day."""
+        return {"own": self.files.certificate, "authority": self.files.authority} if self.files else {}
+
     def require_safe(self, address: str) -> None:
         """InsecureTransportError when what is said at `address` could be read on the way."""
         if self.files or self.is_plaintext_allowed or is_loopback(address):

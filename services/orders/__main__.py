@@ -8,20 +8,22 @@ from uuid import UUID
 import uvloop
 
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
-from services.chassis import failpoints, logs, metrics, rekey
+from services.chassis import consumer, failpoints, invariants, logs, rekey
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
+from services.chassis.metrics import serving_metrics
 from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
+from services.chassis.sampling import Sampler
 from services.chassis.settings import load
 from services.chassis.trace_export import exporting
 from services.chassis.watching import Watchers
 from services.chassis.workers import background, run_until_signal
-from services.orders import events
+from services.orders import events, metrics
 from services.orders.api.cart import CartService
 from services.orders.api.catalog import CatalogService
 from services.orders.api.catalog_operator import CatalogOperatorService
@@ -34,6 +36,7 @@ from services.orders.checkout import Checkout
 from services.orders.commands.settling import Confirmed
 from services.orders.downloading import Downloads
 from services.orders.fulfilment import Terms
+from services.orders.invariants import INVARIANTS
 from services.orders.mails.mailer import Mailer
 from services.orders.points_saga import PointsSagas
 from services.orders.queries.orders import Order, versions_of
@@ -170,7 +173,10 @@ async def serve(settings: OrdersSettings) -> None:
         watchers.run(),
         retention.run(),
         cache.run(),
-        *(consumer.run() for consumer in consumers),
+        Sampler(database, metrics.samples([saga.name for saga in sagas])).run(),
+        consumer.watching(database, consumers).run(),
+        invariants.watching(database, INVARIANTS, is_ours=lambda: relay.leads).run(),
+        *(each.run() for each in consumers),
     ):
         await server.start()
         await run_until_signal()
@@ -215,7 +221,10 @@ def main() -> None:
         settings = load(OrdersSettings)
         logs.configure(NAME, settings.log_level)
         failpoints.arm(settings.failpoints, settings.failpoints_fired)
-        with metrics.serving(settings.metrics_listen), exporting(NAME, settings):
+        with (
+            serving_metrics(settings.metrics_listen, settings.transport.certificates),
+            exporting(NAME, settings),
+        ):
             uvloop.run(serve(settings))
 
 

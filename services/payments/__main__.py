@@ -10,26 +10,29 @@ from uuid import UUID
 import uvloop
 
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
-from services.chassis import failpoints, logs, metrics, rekey
+from services.chassis import failpoints, invariants, logs, rekey
 from services.chassis.bus import Bus
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.http_server import serving
+from services.chassis.metrics import serving_metrics
 from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
+from services.chassis.sampling import Sampler
 from services.chassis.settings import SeedSettings, load
 from services.chassis.trace_export import exporting
 from services.chassis.watching import Watchers
 from services.chassis.workers import Worker, background, run_until_signal
-from services.payments import closing, opening, queries, reconciliation, refunding
+from services.payments import closing, metrics, opening, queries, reconciliation, refunding
 from services.payments.api.operator import PaymentsOperatorServicer
 from services.payments.api.payments import PaymentsServicer
 from services.payments.callers import CALLERS
 from services.payments.closing import Closer
 from services.payments.commands.packages import SAMPLE_PACKAGES, SAMPLE_PLANS, add_packages, add_plans
 from services.payments.events import EventWorker, payload_place
+from services.payments.invariants import INVARIANTS
 from services.payments.looks import Looker
 from services.payments.opening import Opener, request_place
 from services.payments.reconciliation import Reconciler
@@ -150,6 +153,8 @@ async def serve(settings: Settings) -> None:
             Worker("checkouts.complete", opener.complete_batch, tick_seconds=opening.TICK_SECONDS).run(),
             Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
             Retention(database).run(),
+            Sampler(database, metrics.samples()).run(),
+            invariants.watching(database, INVARIANTS, is_ours=lambda: relay.leads).run(),
         ),
         serving(webhooks, settings.webhook_listen, stop_seconds=_STOP_SECONDS),
     ):
@@ -181,7 +186,10 @@ def main() -> None:
             settings = load(Settings)
             logs.configure("payments", settings.log_level)
             failpoints.arm(settings.failpoints, settings.failpoints_fired)
-            with metrics.serving(settings.metrics_listen), exporting("payments", settings):
+            with (
+                serving_metrics(settings.metrics_listen, settings.transport.certificates),
+                exporting("payments", settings),
+            ):
                 uvloop.run(serve(settings))
         case ["migrate"]:
             # Alembic alone takes a tenth of a second to load, at every start.

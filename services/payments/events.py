@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import failpoints, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
+from services.chassis.metrics import timing
 from services.chassis.workers import Worker
 from services.payments import findings, metrics, rules
 from services.payments.commands import events
@@ -134,19 +135,8 @@ class EventWorker:
     async def _settle_traced(self, event: ClaimedEvent, traced: ExitStack) -> None:
         """Whose trace it is shows when the event has been read: what follows belongs to it."""
         try:
-            found = await self._read(event)
-            async with self._database.worker() as connection:
-                if found is not None:
-                    traceparent = await trace_of(connection, found)
-                    traced.enter_context(tracing.continued(traceparent, f"settle {event.type}"))
-                outcome = await self._apply(connection, found)
-                await events.finish_event(
-                    connection,
-                    event,
-                    ignored=outcome.settlement is Settlement.NOT_OURS,
-                    effects=outcome.effects,
-                )
-                failpoints.hit("payments.event.applied")
+            with timing(metrics.HANDLING_SECONDS):
+                outcome = await self._read_and_apply(event, traced)
         except Exception as error:  # noqa: BLE001 - kept on the row and tried again
             tracing.fail(type(error).__name__)
             await self._again(event, error)
@@ -157,6 +147,22 @@ class EventWorker:
                 "stripe_event.settled", event_id=event.id, type=event.type, outcome=outcome.settlement.name
             )
             self._after_commit()
+
+    async def _read_and_apply(self, event: ClaimedEvent, traced: ExitStack) -> Outcome:
+        found = await self._read(event)
+        async with self._database.worker() as connection:
+            if found is not None:
+                traceparent = await trace_of(connection, found)
+                traced.enter_context(tracing.continued(traceparent, f"settle {event.type}"))
+            outcome = await self._apply(connection, found)
+            await events.finish_event(
+                connection,
+                event,
+                ignored=outcome.settlement is Settlement.NOT_OURS,
+                effects=outcome.effects,
+            )
+            failpoints.hit("payments.event.applied")
+        return outcome
 
     async def _read(self, event: ClaimedEvent) -> Findings | None:
         """None for what this shop has no use for: other types, and what happened at a connected account,
@@ -186,15 +192,22 @@ class EventWorker:
             delay_seconds=delay,
             error=described,
         )
+        metrics.count_event_failure(_type_of(event))
         async with self._database.worker() as connection:
             await events.retry_event(connection, event, error=described, delay_seconds=delay)
 
 
 def _count(event: ClaimedEvent, outcome: Outcome) -> None:
-    metrics.count_event(event.type if event.type in READERS else "other", outcome.settlement.name.lower())
+    metrics.count_event(_type_of(event), outcome.settlement.name.lower())
+    metrics.observe_lag(event.received_at)
     for effect in outcome.effects:
         if effect.kind == "quarantine":
             metrics.count_quarantined(effect.change)
+
+
+def _type_of(event: ClaimedEvent) -> str:
+    """Few, for a metric."""
+    return event.type if event.type in READERS else "other"
 
 
 def _object_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:

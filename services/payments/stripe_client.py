@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from stripe import HTTPXClient, StripeClient
 
 from services.chassis.ids import uuid7
-from services.payments import rules, stripe_objects
+from services.payments import metrics, rules, stripe_objects
 from services.payments.errors import StripeBusy, StripeKeySpent, StripeRefused, StripeUnknown
 from services.payments.rules import Checkout, Line
 from services.payments.stripe_objects import (
@@ -69,11 +69,11 @@ class Stripe:
         call = self._client.v1.checkout.sessions.create_async(
             cast(Any, params), {"idempotency_key": rules.creation_key(checkout)}
         )
-        return _parsed(await _answer(call, deadline), stripe_objects.parse_session)
+        return _parsed(await _answer("create_session", call, deadline), stripe_objects.parse_session)
 
     async def retrieve_session(self, session_id: str, *, deadline: float) -> Session:
         call = self._client.v1.checkout.sessions.retrieve_async(session_id)
-        return _parsed(await _answer(call, deadline), stripe_objects.parse_session)
+        return _parsed(await _answer("retrieve_session", call, deadline), stripe_objects.parse_session)
 
     async def expire_session(self, session_id: str, *, deadline: float) -> Session:
         """Ends an open session; StripeRefused when it is not open. Ending it twice does no harm, hence a
@@ -81,19 +81,24 @@ class Stripe:
         call = self._client.v1.checkout.sessions.expire_async(
             session_id, None, {"idempotency_key": f"expire:{session_id}:{uuid7()}"}
         )
-        return _parsed(await _answer(call, deadline), stripe_objects.parse_session)
+        return _parsed(await _answer("expire_session", call, deadline), stripe_objects.parse_session)
 
     def list_sessions(self, *, since: datetime, deadline: float) -> AsyncIterator[Session]:
         """Every session created at `since` or later, the newest first; StripeUnknown when they are too
         many to be read."""
         params = {"created": {"gte": int(since.timestamp())}}
         return self._pages(
-            self._client.v1.checkout.sessions.list_async, params, stripe_objects.parse_session, deadline
+            "list_sessions",
+            self._client.v1.checkout.sessions.list_async,
+            params,
+            stripe_objects.parse_session,
+            deadline,
         )
 
     def list_sessions_of(self, payment_intent_id: str, *, deadline: float) -> AsyncIterator[Session]:
         """The session that a payment was made in; nothing when it was made in another way."""
         return self._pages(
+            "list_sessions",
             self._client.v1.checkout.sessions.list_async,
             {"payment_intent": payment_intent_id},
             stripe_objects.parse_session,
@@ -110,10 +115,11 @@ class Stripe:
         call = self._client.v1.refunds.create_async(
             cast(Any, params), {"idempotency_key": rules.refund_key(refund)}
         )
-        return _parsed(await _answer(call, deadline), stripe_objects.parse_refund)
+        return _parsed(await _answer("create_refund", call, deadline), stripe_objects.parse_refund)
 
     def list_refunds(self, payment_intent_id: str, *, deadline: float) -> AsyncIterator[Refund]:
         return self._pages(
+            "list_refunds",
             self._client.v1.refunds.list_async,
             {"payment_intent": payment_intent_id},
             stripe_objects.parse_refund,
@@ -122,6 +128,7 @@ class Stripe:
 
     def list_disputes(self, payment_intent_id: str, *, deadline: float) -> AsyncIterator[Dispute]:
         return self._pages(
+            "list_disputes",
             self._client.v1.disputes.list_async,
             {"payment_intent": payment_intent_id},
             stripe_objects.parse_dispute,
@@ -130,13 +137,17 @@ class Stripe:
 
     async def retrieve_invoice(self, invoice_id: str, *, deadline: float) -> Invoice:
         call = self._client.v1.invoices.retrieve_async(invoice_id)
-        return _parsed(await _answer(call, deadline), stripe_objects.parse_invoice)
+        return _parsed(await _answer("retrieve_invoice", call, deadline), stripe_objects.parse_invoice)
 
     async def payment_of_invoice(self, invoice_id: str, *, deadline: float) -> str | None:
         """The payment intent that paid an invoice."""
         params = {"invoice": invoice_id, "status": "paid"}
         pages = self._pages(
-            self._client.v1.invoice_payments.list_async, params, stripe_objects.parse_paid_by, deadline
+            "list_invoice_payments",
+            self._client.v1.invoice_payments.list_async,
+            params,
+            stripe_objects.parse_paid_by,
+            deadline,
         )
         return next(iter([intent async for intent in pages if intent]), None)
 
@@ -144,6 +155,7 @@ class Stripe:
         """The invoice that a payment intent paid."""
         params = {"payment": {"type": "payment_intent", "payment_intent": payment_intent_id}}
         pages = self._pages(
+            "list_invoice_payments",
             self._client.v1.invoice_payments.list_async,
             params,
             lambda fields: stripe_objects.reference(fields, "invoice"),
@@ -153,7 +165,9 @@ class Stripe:
 
     async def retrieve_subscription(self, subscription_id: str, *, deadline: float) -> Subscription:
         call = self._client.v1.subscriptions.retrieve_async(subscription_id)
-        return _parsed(await _answer(call, deadline), stripe_objects.parse_subscription)
+        return _parsed(
+            await _answer("retrieve_subscription", call, deadline), stripe_objects.parse_subscription
+        )
 
     async def end_with_period(self, subscription_id: str, *, deadline: float) -> Subscription:
         """No renewal any more. Asking twice does no harm, hence a new key for each call."""
@@ -162,7 +176,9 @@ class Stripe:
             {"cancel_at_period_end": True},
             {"idempotency_key": f"end:{subscription_id}:{uuid7()}"},
         )
-        return _parsed(await _answer(call, deadline), stripe_objects.parse_subscription)
+        return _parsed(
+            await _answer("update_subscription", call, deadline), stripe_objects.parse_subscription
+        )
 
     def list_events(
         self, types: Sequence[str], *, since: datetime, undelivered: bool = False, page_seconds: float
@@ -172,6 +188,7 @@ class Stripe:
         params: dict[str, Any] = {"types": list(types), "created": {"gte": int(since.timestamp())}}
         params |= {"delivery_success": False} if undelivered else {}
         return self._pages(
+            "list_events",
             self._client.v1.events.list_async,
             params,
             dict,
@@ -182,6 +199,7 @@ class Stripe:
 
     async def _pages(
         self,
+        name: str,
         listing: Callable[[Any], Awaitable[Any]],
         params: Mapping[str, Any],
         parse: Callable[[Fields], _Parsed],
@@ -192,7 +210,7 @@ class Stripe:
         asked: dict[str, Any] = {**params, "limit": _PAGE}
         for _ in range(most_pages):
             until = deadline or asyncio.get_running_loop().time() + page_seconds
-            page = await _answer(listing(asked), until)
+            page = await _answer(name, listing(asked), until)
             for item in page.data:
                 yield _parsed(item, parse)
             if not page.has_more:
@@ -242,7 +260,12 @@ async def while_busy(call: Callable[[], Awaitable[_Answer]], *, deadline: float)
             pause *= 2
 
 
-async def _answer(call: Awaitable[_Answer], deadline: float) -> _Answer:
+async def _answer(name: str, call: Awaitable[_Answer], deadline: float) -> _Answer:
+    with metrics.calling_stripe(name):
+        return await _answer_or_meaning(call, deadline)
+
+
+async def _answer_or_meaning(call: Awaitable[_Answer], deadline: float) -> _Answer:
     seconds = min(CALL_SECONDS, deadline - asyncio.get_running_loop().time())
     try:
         # httpx limits each phase of a request; this limits all of it.

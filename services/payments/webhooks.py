@@ -31,6 +31,7 @@ from services.chassis.client_address import Network, address_of, source_of
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.rates import LocalBuckets, Rate, Try
+from services.payments import metrics
 from services.payments.commands import events
 from services.payments.commands.events import Envelope
 from services.payments.events import payload_place
@@ -171,6 +172,7 @@ class Receiver:
     async def receive(self, request: Request) -> Response:
         """POST /api/webhooks/stripe"""
         if self._running >= _MAX_RUNNING:
+            metrics.count_webhook("overloaded")
             return problem(503, "overloaded", "Overloaded")
         self._running += 1
         try:
@@ -185,14 +187,18 @@ class Receiver:
             envelope = read_envelope(body, livemode=self._livemode)
         except BadWebhook as error:
             log.warning("webhook.refused", why=str(error))
+            metrics.count_webhook("refused")
             return problem(400, "invalid_signature", "Invalid signature")
         except NotAnEvent as error:
             log.warning("webhook.not_an_event", why=str(error))
+            metrics.count_webhook("malformed")
             return problem(400, "invalid_event", "Invalid payload")
         except WrongMode:
             log.warning("webhook.wrong_mode", livemode_of_key=self._livemode)
+            metrics.count_webhook("refused")
             return problem(400, "wrong_livemode", "Wrong mode")
         except BodyTooLarge:
+            metrics.count_webhook("malformed")
             return problem(413, "body_too_large", "The body is too large")
         return await self._keep(envelope, body)
 
@@ -201,11 +207,15 @@ class Receiver:
         try:
             # Few at once, so that a burst leaves connections to the workers.
             async with self._slots, self._database.worker_statement() as connection:
-                await events.receive_event(connection, envelope, sealed_payload=sealed)
+                is_new = await events.receive_event(connection, envelope, sealed_payload=sealed)
         except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
             log.error("webhook.not_kept", event_id=envelope.id, error=type(error).__name__)
+            metrics.count_webhook("not_kept")
             return problem(503, "service_unavailable", "Try again")
         failpoints.hit("payments.event.received")
+        metrics.count_webhook("received" if is_new else "known")
+        if is_new:
+            metrics.observe_delivery(envelope.created)
         self._wake()
         return JSONResponse({"received": True})
 
@@ -252,6 +262,7 @@ def limited(
     async def receive_in_bounds(request: Request) -> Response:
         source = source_of(address_of(request.scope, trusted_proxies))
         if wait_seconds := buckets.take([Try(source, rate)]):
+            metrics.count_webhook("limited")
             return problem(
                 429, "rate_limited", "Too many requests", retry_after_seconds=math.ceil(wait_seconds)
             )

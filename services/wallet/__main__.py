@@ -7,20 +7,24 @@ from pathlib import Path
 import uvloop
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
-from services.chassis import failpoints, logs, metrics, rekey
+from services.chassis import consumer, failpoints, invariants, logs, rekey
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.db import Database
 from services.chassis.grpc_server import GrpcServer
+from services.chassis.metrics import serving_metrics
 from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
+from services.chassis.sampling import Sampler
 from services.chassis.settings import load
 from services.chassis.trace_export import exporting
 from services.chassis.workers import Worker, background, run_until_signal
+from services.wallet import metrics
 from services.wallet.api import WalletServicer, email_place
 from services.wallet.callers import CALLERS
 from services.wallet.events import SUBSCRIPTIONS
+from services.wallet.invariants import INVARIANTS
 from services.wallet.overdue import TICK_SECONDS, OverdueHolds
 from services.wallet.settings import WalletSettings
 
@@ -65,7 +69,10 @@ async def serve(settings: WalletSettings) -> None:
         bus.run(),
         relay.run(),
         Worker("holds.overdue", overdue.ask, tick_seconds=TICK_SECONDS).run(),
-        *(consumer.run() for consumer in consumers),
+        Sampler(database, metrics.samples()).run(),
+        consumer.watching(database, consumers).run(),
+        invariants.watching(database, INVARIANTS, is_ours=lambda: relay.leads).run(),
+        *(each.run() for each in consumers),
     ):
         await server.start()
         await run_until_signal()
@@ -85,7 +92,10 @@ def main() -> None:
     settings = load(WalletSettings)
     logs.configure("wallet", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)
-    with metrics.serving(settings.metrics_listen), exporting("wallet", settings):
+    with (
+        serving_metrics(settings.metrics_listen, settings.transport.certificates),
+        exporting("wallet", settings),
+    ):
         uvloop.run(serve(settings))
 
 

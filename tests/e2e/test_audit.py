@@ -1,7 +1,7 @@
 """The audit finds what breaks an invariant, says which, and finds nothing while the shop is busy."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -9,13 +9,21 @@ import grpc
 import httpx
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from deploy.local import audit
 from deploy.local.ephemeral import RunningStack, running_stack, wait_until
 from deploy.local.quiet import is_quiet
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
+from services.chassis.db import Database
+from services.chassis.invariants import Books, Invariant
+from services.orders.invariants import INVARIANTS as OF_ORDERS
+from services.payments.invariants import INVARIANTS as OF_PAYMENTS
+from services.wallet.invariants import INVARIANTS as OF_WALLET
 from tests.e2e.rest_client import Customer, pay, sign_in, until
+from tests.support.metrics import value
+from tests.support.servers import Servers
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +413,26 @@ async def test_findings_are_printed_and_counted(
         assert audit.main(stack.file, as_json=True) == 1
     assert '"what": "wallet knows of other points than it was told"' in capsys.readouterr().out
     assert audit.audit(stack.file) == []
+
+
+async def look_as(stack: RunningStack, service: str, invariants: Sequence[Invariant]) -> float:
+    """How many rows a service would say that break its invariants, seen with its own login."""
+    url = SecretStr(Servers(stack).url(service, "worker"))
+    database = Database(app_url=url, worker_url=url, pool_size=1, name="test")
+    await Books(invariants, is_ours=lambda: True, second_look_seconds=0).take(database)
+    await database.dispose()
+    return sum(
+        value("aishop_invariant_violations", invariant=number)
+        for number in {each.number for each in invariants}
+    )
+
+
+async def test_each_service_looks_after_its_own_books(stack: RunningStack, given_back: None) -> None:
+    for service, invariants in {"wallet": OF_WALLET, "orders": OF_ORDERS, "payments": OF_PAYMENTS}.items():
+        assert await look_as(stack, service, invariants) == 0, service
+    with falsified(stack):
+        assert await look_as(stack, "wallet", OF_WALLET) > 0
+    assert await look_as(stack, "wallet", OF_WALLET) == 0
 
 
 async def test_a_busy_shop_breaks_nothing(stack: RunningStack, traded: Customer) -> None:

@@ -12,14 +12,13 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.audit import across, grants, operators, orders, payments, refunds, wallet
+from deploy.local.audit import across, grants, operators, refunds, wallet, within
 from deploy.local.audit.snapshot import Finding, Snapshots, snapshots
 from deploy.local.stackfile import StackFile
 
 CHECKS = (
+    *within.CHECKS,
     *wallet.CHECKS,
-    *orders.CHECKS,
-    *payments.CHECKS,
     *across.CHECKS,
     *grants.CHECKS,
     *refunds.CHECKS,

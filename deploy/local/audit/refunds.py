@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from deploy.local.audit.snapshot import Check, Finding, Snapshots, SqlCheck
+from deploy.local.audit.snapshot import Check, Finding, Snapshots
 
 
 class RefundedPoints:
@@ -70,70 +70,4 @@ _STANDING = """
 CHECKS: tuple[Check, ...] = (
     RefundedPoints(),
     RefundedMoney(),
-    SqlCheck(
-        ("I5",),
-        "what a line says was refunded is not the sum of its refunds",
-        "orders",
-        """
-        SELECT i.order_id AS order, i.product_id, i.refunded_quantity, i.refunded_cents, i.refunded_points
-        FROM order_items i LEFT JOIN (
-            SELECT t.order_id, t.product_id, sum(t.quantity) AS quantity, sum(t.cents) AS cents,
-                sum(t.points) AS points
-            FROM refund_items t JOIN refunds r ON r.id = t.refund_id WHERE r.status <> 'failed'
-            GROUP BY t.order_id, t.product_id) s USING (order_id, product_id)
-        WHERE (i.refunded_quantity, i.refunded_cents, i.refunded_points)
-            <> (coalesce(s.quantity, 0), coalesce(s.cents, 0), coalesce(s.points, 0))""",
-    ),
-    SqlCheck(
-        ("I5",),
-        "a refund is not the sum of its lines",
-        "orders",
-        """
-        SELECT r.id AS refund, r.amount_cents, r.amount_points
-        FROM refunds r LEFT JOIN refund_items t ON t.refund_id = r.id
-        GROUP BY r.id HAVING (r.amount_cents, r.amount_points)
-            <> (coalesce(sum(t.cents), 0), coalesce(sum(t.points), 0))""",
-    ),
-    SqlCheck(
-        ("I5",),
-        "the points that went back of an order are not the sum of its refunds",
-        "orders",
-        """
-        SELECT o.id AS order, o.refunded_points, coalesce(sum(r.amount_points), 0) AS refunds
-        FROM orders o LEFT JOIN refunds r ON r.order_id = o.id AND r.status = 'succeeded'
-        GROUP BY o.id HAVING o.refunded_points <> coalesce(sum(r.amount_points), 0)""",
-    ),
-    SqlCheck(
-        ("I5",),
-        "an order is refunded although something is left of it, or the other way round",
-        "orders",
-        """
-        SELECT id AS order, status, refunded_cents, refunded_points, dispute FROM orders
-        WHERE status IN ('completed', 'refunded') AND (status = 'refunded') <> (dispute = 'lost'
-            OR CASE payment_method WHEN 'points' THEN refunded_points = total_points
-                ELSE refunded_cents = total_cents END)""",
-    ),
-    SqlCheck(
-        ("I9",),
-        "pieces that a refund returns are not on their shelf, or were put there twice",
-        "orders",
-        """
-        SELECT r.id AS refund, t.product_id, t.quantity, m.delta FROM refunds r
-            JOIN refund_items t ON t.refund_id = r.id
-            JOIN product_inventory i ON i.product_id = t.product_id AND i.stock_quantity IS NOT NULL
-            LEFT JOIN stock_movements m ON m.refund_id = r.id AND m.product_id = t.product_id
-        WHERE r.return_stock AND r.status = 'succeeded' AND m.delta IS DISTINCT FROM t.quantity""",
-    ),
-    SqlCheck(
-        ("I5",),
-        "a download is open that order or line no longer give, or shut that they do",
-        "orders",
-        """
-        SELECT g.id AS download, g.status, o.status AS order, o.dispute, i.refunded_quantity
-        FROM download_grants g JOIN orders o ON o.id = g.order_id
-            JOIN order_items i ON i.order_id = g.order_id AND i.product_id = g.product_id
-        WHERE g.status <> CASE
-            WHEN o.status = 'refunded' OR i.refunded_quantity = i.quantity THEN 'revoked'
-            WHEN o.dispute = 'open' THEN 'suspended' ELSE 'active' END""",
-    ),
 )

@@ -8,6 +8,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from services.chassis.invariants import Invariant
+
 Row = dict[str, Any]
 
 
@@ -36,18 +38,20 @@ Check = Callable[[Snapshots], Iterable[Finding]]
 
 @dataclass(frozen=True)
 class SqlCheck:
-    """A query that must return nothing. Its first column says where, the others what is there."""
+    """An invariant of one database by itself."""
 
-    proves: tuple[str, ...]
-    what: str
     database: str
-    query: str
+    invariant: Invariant
+
+    @property
+    def proves(self) -> tuple[str, ...]:
+        return (self.invariant.number,)
 
     def __call__(self, databases: Snapshots) -> Iterator[Finding]:
-        for row in databases.rows(self.database, self.query):
+        for row in databases.rows(self.database, self.invariant.query):
             (name, value), *others = row.items()
             found = ", ".join(f"{column} {content}" for column, content in others)
-            yield Finding(self.proves[0], self.what, f"{name} {value}", found)
+            yield Finding(self.invariant.number, self.invariant.what, f"{name} {value}", found)
 
 
 @contextmanager

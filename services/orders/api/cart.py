@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
 from services.chassis.db import Database
 from services.chassis.fields import as_uuid
-from services.orders import rules
+from services.orders import metrics, rules
 from services.orders.api.messages import as_cart
 from services.orders.commands import carts
 from services.orders.queries.carts import get_cart
@@ -82,4 +82,7 @@ class CartService(orders_pb2_grpc.CartServiceServicer):
         expected = request.expected_version if request.HasField("expected_version") else None
         async with self._database.customer(user_id) as connection:
             await command(connection, user_id, expected)
-            return as_cart(await get_cart(connection, user_id))
+            cart = await get_cart(connection, user_id)
+        if cart.has_begun:
+            metrics.CARTS.inc()
+        return as_cart(cart)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db import FixedSql
@@ -27,6 +27,8 @@ class CartItem:
     seen_price_points: int
     active: bool
     available: int | None
+    # Put in by the transaction that reads it.
+    is_new: bool
 
     @property
     def price_changed(self) -> bool:
@@ -41,6 +43,11 @@ class CartItem:
 class Cart:
     version: int
     items: tuple[CartItem, ...]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was empty before the transaction that reads it."""
+        return bool(self.items) and all(item.is_new for item in self.items)
 
 
 async def get_cart(connection: AsyncConnection, user_id: UUID) -> Cart:
@@ -58,6 +65,7 @@ async def get_cart(connection: AsyncConnection, user_id: UUID) -> Cart:
             cart_items.c.price_points.label("seen_price_points"),
             products.c.active,
             (product_inventory.c.stock_quantity - product_inventory.c.reserved_quantity).label("available"),
+            (cart_items.c.created_at == func.now()).label("is_new"),
         )
         .join_from(cart_items, products)
         .join(product_inventory, product_inventory.c.product_id == products.c.id)

@@ -41,6 +41,7 @@ class ClaimedEvent:
     payload: bytes
     attempts: int
     lease_token: UUID
+    received_at: datetime
 
 
 async def receive_event(connection: FixedSql, envelope: Envelope, *, sealed_payload: bytes) -> bool:
@@ -85,6 +86,7 @@ async def claim_events(
             stripe_events.c.payload,
             stripe_events.c.attempts,
             stripe_events.c.lease_token,
+            stripe_events.c.received_at,
         )
     )
     return [ClaimedEvent(**row._mapping) for row in rows]

@@ -18,6 +18,7 @@ from services.chassis.consumer import Consumer, Handler, Subscription
 from services.chassis.db import Database
 from services.chassis.errors import Rejected, Unavailable
 from tests.integration.chassis.support import eventually, rows, write
+from tests.support.metrics import value
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +136,35 @@ async def test_what_is_rejected_for_good_is_parked_with_its_inbox_row(
     assert message_id == str(id)
     assert "NO_WAY" in error
     assert rows(url, "SELECT message_id FROM inbox") == [(UUID(message_id),)]
+
+
+async def test_what_becomes_of_messages_is_counted_and_so_is_what_waits(
+    url: str, bus: Bus, database: Database, jetstream: JetStreamContext, stream: str
+) -> None:
+    def counts() -> list[float]:
+        name = "aishop_consumer_messages_total"
+        return [
+            value(name, consumer="test__thing", outcome=outcome)
+            for outcome in ("handled", "known", "retried", "parked")
+        ]
+
+    before, id = counts(), str(uuid4())
+    await jetstream.update_stream(name=stream, subjects=[f"{stream.lower()}.>"], duplicate_window=0.1)
+    handler = Effects(Unavailable("AWAY", "once"), Rejected("NO_WAY", "never"))
+    async with consuming(bus, database, stream, handler.handle) as subscription:
+        await publish(jetstream, stream, "one", **{"Nats-Msg-Id": id})
+        await eventually(lambda: _parked(url, 1), "the second delivery is parked")
+        await publish(jetstream, stream, "two")
+        await eventually(lambda: effects(url, "two"), "the next one took effect")
+        await eventually(partial(_stored_again, jetstream, stream, id, 3), "a copy is stored")
+        await eventually(lambda: at_rest(jetstream, stream), "nothing left")
+    assert [after - b for after, b in zip(counts(), before, strict=True)] == [1, 1, 1, 1]
+    await publish(jetstream, stream, "three")
+    stopped = Consumer(
+        subscription, bus=bus, database=database, after_commit=lambda: None, ack_wait_seconds=10
+    )
+    await stopped.take(database)
+    assert value("aishop_consumer_pending_messages", consumer="test__thing") == 1
 
 
 @pytest.mark.parametrize("headers", [{"Nats-Msg-Id": "not a uuid"}, {}])

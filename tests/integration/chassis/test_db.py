@@ -5,14 +5,17 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.chassis import idempotency
 from services.chassis.db import Database
 from services.chassis.errors import Conflict, Invalid
 from services.chassis.idempotency import Request
 from tests.integration.chassis.support import rows, write
+from tests.support.metrics import value
 
 _HANG_UP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test-worker'"
 _USER = "SELECT current_setting('app.user_id', true)"
@@ -77,6 +80,19 @@ async def test_both_kinds_of_transaction_share_one_pool(url: str, database: Data
 async def _fill_pool(database: Database) -> None:
     async with database.worker_sql(), database.worker_sql():
         pass
+
+
+async def test_the_pool_tells_what_is_in_use_and_who_waited_in_vain(url: str) -> None:
+    alone = Database(app_url=SecretStr(url), worker_url=SecretStr(url), pool_size=1, name="alone")
+    before = value("aishop_database_pool_timeouts_total", pool="app")
+    async with alone.anyone():
+        assert value("aishop_database_pool_in_use", pool="app") == 1
+        with pytest.raises(PoolTimeout):
+            async with alone.anyone():
+                pass
+    assert value("aishop_database_pool_in_use", pool="app") == 0
+    assert value("aishop_database_pool_timeouts_total", pool="app") == before + 1
+    await alone.dispose()
 
 
 async def test_a_server_that_hung_up_costs_one_failure_not_one_per_connection(

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -24,6 +24,7 @@ from services.chassis.grpc_client import call, channel
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.transport import Transport
 from tests.integration.chassis.support import eventually
+from tests.support.metrics import value
 
 Body = Callable[[], Awaitable[None]]
 
@@ -171,6 +172,27 @@ async def test_calls_go_to_every_replica_in_turn_and_past_one_that_ends() -> Non
             assert counts == [5, 5]
         await ask(4)
         assert counts == [9, 5]
+
+
+async def test_calls_are_measured_by_method_and_code() -> None:
+    def counted(code: str) -> float:
+        name = "aishop_rpc_duration_seconds_count"
+        return value(name, method="WalletService/GetProfile", code=code)
+
+    async def fine() -> None:
+        pass
+
+    outcomes = {
+        "OK": fine,
+        "NOT_FOUND": raising(NotFound("NO", "no")),
+        "INTERNAL": raising(KeyError("defect")),
+    }
+    for code, body in outcomes.items():
+        before, address = counted(code), free_address()
+        async with serving(body, address):
+            with suppress(DomainError):
+                await get_profile(address)
+        assert counted(code) == before + 1, code
 
 
 async def test_a_call_that_was_given_up_still_finishes_its_work() -> None:

@@ -69,6 +69,7 @@ def stack_file(supervisor_pid: int) -> StackFile:
         valkey_url="valkey://localhost:1",
         database_urls=places,
         grpc=places,
+        metrics_urls=places,
         **dict.fromkeys(("auth_jwt_secret", "stripe_secret_key", "stripe_webhook_secret"), "x"),
         pids={"supervisor": supervisor_pid} | dict.fromkeys(everyone),
     )

@@ -9,11 +9,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from fastapi import FastAPI, HTTPException
 from starlette.types import Receive, Scope, Send
 
 from gateway.gate import Gate, Lane
 from gateway.problems import KEY_IN_SCOPE
 from gateway.settings import GatewaySettings
+from tests.support.metrics import value
 
 
 class Door:
@@ -118,8 +120,37 @@ async def test_an_answer_names_its_trace_which_may_be_the_callers(settings: Gate
     assert all(re.fullmatch("[0-9a-f]{32}", answer.headers["X-Trace-Id"]) for answer in garbled)
 
 
+async def test_answers_are_measured_by_route_and_whoever_found_no_place_is_counted(
+    settings_with: Callable[..., GatewaySettings],
+) -> None:
+    api = FastAPI()
+
+    @api.get("/api/orders/{order_id}")
+    async def order(order_id: str) -> None:
+        raise HTTPException(404)
+
+    name = "aishop_http_request_duration_seconds_count"
+    route = {"method": "GET", "route": "/api/orders/{order_id}", "status": "404"}
+    unknown = {"method": "other", "route": "none", "status": "404"}
+    before = value(name, **route), value(name, **unknown)
+    async with client_of(Gate(api, settings_with())) as http:
+        for id in ("1", "2"):
+            await http.get(f"/api/orders/{id}")
+        await http.request("BREW", "/api/coffee")
+    assert (value(name, **route), value(name, **unknown)) == (before[0] + 2, before[1] + 1)
+
+    lane = Lane("downloads", running=1, waiting=0, patience_seconds=0, deadline_seconds=1)
+    refused = value("aishop_http_requests_refused_total", lane="downloads")
+    assert await lane.enter()
+    assert not await lane.enter()
+    assert value("aishop_http_requests_running", lane="downloads") == 1
+    lane.leave()
+    assert value("aishop_http_requests_running", lane="downloads") == 0
+    assert value("aishop_http_requests_refused_total", lane="downloads") == refused + 1
+
+
 async def test_whoever_waited_in_vain_is_refused_and_leaves_no_trace() -> None:
-    lane = Lane(running=1, waiting=1, patience_seconds=0.01, deadline_seconds=1)
+    lane = Lane("customers", running=1, waiting=1, patience_seconds=0.01, deadline_seconds=1)
     assert await lane.enter()
     async with asyncio.timeout(0.5):
         assert not await lane.enter()

@@ -1,12 +1,11 @@
 """I4 and I7: what was paid and what came back of it, in the payments database."""
 
-from deploy.local.audit.snapshot import Check, SqlCheck
+from services.chassis.invariants import Invariant
 
-CHECKS: tuple[Check, ...] = (
-    SqlCheck(
-        ("I4",),
+INVARIANTS: tuple[Invariant, ...] = (
+    Invariant(
+        "I4",
         "a paid checkout has not exactly its payment",
-        "payments",
         """
         SELECT c.id AS checkout, c.payment_intent_id, p.standing, p.checkout_id, p.user_id, p.points
         FROM checkouts c LEFT JOIN payments p ON p.payment_intent_id = c.payment_intent_id
@@ -14,20 +13,18 @@ CHECKS: tuple[Check, ...] = (
             AND (p.standing, p.checkout_id, p.user_id, p.points)
                 IS DISTINCT FROM ('fulfilled', c.id, c.user_id, c.points)""",
     ),
-    SqlCheck(
-        ("I4",),
+    Invariant(
+        "I4",
         "a paid invoice has not exactly its payment",
-        "payments",
         """
         SELECT i.id AS invoice, i.amount_paid_cents, p.standing, p.invoice_id, p.user_id, p.amount_cents
         FROM invoices i LEFT JOIN payments p ON p.id = i.payment_id
         WHERE (p.standing, p.invoice_id, p.user_id, p.amount_cents)
             IS DISTINCT FROM ('fulfilled', i.id, i.user_id, i.amount_paid_cents)""",
     ),
-    SqlCheck(
-        ("I4",),
+    Invariant(
+        "I4",
         "a payment was fulfilled as nothing that was paid",
-        "payments",
         """
         SELECT p.payment_intent_id AS payment, p.checkout_id, p.invoice_id, p.points
         FROM payments p
@@ -36,10 +33,9 @@ CHECKS: tuple[Check, ...] = (
             LEFT JOIN quarantine q ON q.payment_id = p.id AND q.status = 'fulfilled'
         WHERE p.standing = 'fulfilled' AND num_nonnulls(c.id, i.id, q.id) = 0""",
     ),
-    SqlCheck(
-        ("I4",),
+    Invariant(
+        "I4",
         "a payment and its place in the quarantine do not match",
-        "payments",
         """
         SELECT coalesce(p.payment_intent_id, q.payment_intent_id) AS payment, p.standing, q.status,
             p.amount_cents, p.refunded_cents
@@ -51,10 +47,9 @@ CHECKS: tuple[Check, ...] = (
             OR (q.status = 'refunded' AND p.refunded_cents < p.amount_cents
                 - CASE p.dispute WHEN 'lost' THEN p.disputed_cents ELSE 0 END)""",
     ),
-    SqlCheck(
-        ("I4",),
+    Invariant(
+        "I4",
         "what was refunded or asked back is not the sum of the refunds",
-        "payments",
         """
         SELECT p.payment_intent_id AS payment, p.refunded_cents, coalesce(r.back, 0) AS listed,
             p.requested_cents, coalesce(r.asked, 0) AS asked
@@ -67,10 +62,9 @@ CHECKS: tuple[Check, ...] = (
         WHERE (p.refunded_cents, p.requested_cents)
             IS DISTINCT FROM (coalesce(r.back, 0), coalesce(r.asked, 0))""",
     ),
-    SqlCheck(
-        ("I4",),
+    Invariant(
+        "I4",
         "a payment is not disputed as its disputes are",
-        "payments",
         """
         SELECT p.payment_intent_id AS payment, p.dispute, p.disputed_cents, d.gravest, d.cents
         FROM payments p LEFT JOIN (
@@ -84,19 +78,17 @@ CHECKS: tuple[Check, ...] = (
         WHERE (p.dispute, p.disputed_cents)
             IS DISTINCT FROM (coalesce(d.gravest, 'none'), coalesce(d.cents, 0))""",
     ),
-    SqlCheck(
-        ("I7",),
+    Invariant(
+        "I7",
         "a key stands for no checkout of its user",
-        "payments",
         """
         SELECT k.key, k.user_id, k.route, k.resource_id AS checkout, c.user_id AS buyer
         FROM idempotency_keys k LEFT JOIN checkouts c ON c.id = k.resource_id
         WHERE k.resource_id IS NOT NULL AND c.user_id IS DISTINCT FROM k.user_id""",
     ),
-    SqlCheck(
-        ("I7",),
+    Invariant(
+        "I7",
         "two keys stand for one checkout",
-        "payments",
         """
         SELECT resource_id AS checkout, count(*) AS keys FROM idempotency_keys
         WHERE resource_id IS NOT NULL GROUP BY resource_id HAVING count(*) > 1""",

@@ -66,6 +66,7 @@ class Reconciler:
         self._every_seconds = every_seconds
         self._wake_events = wake_events
         self._after_commit = after_commit
+        metrics.expect_drift(_DRIFT_KINDS)
 
     async def run_due(self) -> bool:
         """Runs one comparison that is due or asked for; True when there may be more."""
@@ -112,6 +113,13 @@ class Reconciler:
                     changes += [_drift_kind(effect.kind, effect.change) for effect in outcome.effects]
         self._after_commit()
         return changes
+
+
+_DRIFT_KINDS = (
+    *(f"event: {type_}" for type_ in READERS),
+    *(f"checkout: {before} -> {after}" for before, afters in rules.TRANSITIONS.items() for after in afters),
+    *("payment", "grant", "invoice", "subscription", "refund", "dispute", "quarantine"),
+)
 
 
 def _drift_kind(kind: str, change: str) -> str:

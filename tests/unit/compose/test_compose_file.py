@@ -304,16 +304,43 @@ def test_everything_starts_after_what_it_needs(services: dict[str, dict[str, Any
 
 
 def test_what_is_mounted_from_here_is_here(services: dict[str, dict[str, Any]]) -> None:
-    mounted = [
-        volume.partition(":")[0]
-        for name, service in services.items()
+    mounted = {
+        volume.partition(":")[0]: volume.split(":")[1]
+        for service in services.values()
         for volume in service.get("volumes", ())
-        if volume.startswith("./") and service.get("profiles") != ["observability"]
-    ]
-    assert mounted == ["./deploy/nats"]
+        if volume.startswith("./")
+    }
+    assert set(mounted) == {
+        "./deploy/nats",
+        "./deploy/observability",
+        *(f"./deploy/observability/grafana/{folder}" for folder in ("provisioning", "dashboards")),
+    }
+    assert all((ROOT / place).exists() for place in mounted)
     assert services["nats"]["command"] == ["-c", "/etc/nats/nats.conf"]
-    texts = [(ROOT / mounted[0] / name).read_text() for name in ("nats.conf", "accounts.conf")]
+    texts = [(ROOT / "deploy/nats" / name).read_text() for name in ("nats.conf", "accounts.conf")]
     assert set(re.findall(r"\$(NATS_\w+)", "".join(texts))) == set(environment_of(services["nats"]))
+
+
+def test_prometheus_and_grafana_find_what_they_read(services: dict[str, dict[str, Any]]) -> None:
+    folder = ROOT / "deploy/observability"
+    config = yaml.safe_load((folder / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: job.get("dns_sd_configs") for job in config["scrape_configs"]}
+    del jobs["prometheus"]
+    for name, [of_dns] in jobs.items():
+        port = environment_of(services[name])["METRICS_LISTEN"].rpartition(":")[2]
+        assert (of_dns["names"], of_dns["type"], str(of_dns["port"])) == ([name], "A", port)
+        assert int(port) == ports.DEFAULTS[f"{name} metrics"]
+    assert set(jobs) == {"gateway", "wallet", "orders", "payments"}
+    assert "--config.file=/etc/prometheus/prometheus.yml" in services["prometheus"]["command"]
+    assert "./deploy/observability:/etc/prometheus:ro" in services["prometheus"]["volumes"]
+
+    provisioning = folder / "grafana/provisioning"
+    [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert set(services["grafana"]["networks"]) & set(services["prometheus"]["networks"])
+    [provider] = yaml.safe_load((provisioning / "dashboards/aishop.yml").read_text())["providers"]
+    dashboards = "./deploy/observability/grafana/dashboards"
+    assert f"{dashboards}:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
 
 
 def test_nothing_but_what_runs_gets_into_an_image() -> None:

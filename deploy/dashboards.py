@@ -232,6 +232,8 @@ OPERATIONS = Dashboard(
                 "Waiting",
                 {
                     "events": "max(aishop_payments_stripe_events_waiting)",
+                    "checkouts without a session": "max(aishop_payments_checkouts_creating)",
+                    "refunds without an answer": "max(aishop_payments_refunds_creating)",
                     "tries of the worst": "max(aishop_payments_stripe_event_attempts)",
                     "failed tries an hour": "sum(increase(aishop_payments_stripe_event_failures_total[1h]))",
                 },
@@ -269,7 +271,8 @@ OPERATIONS = Dashboard(
                 "Drift and quarantine",
                 {
                     "{{kind}}": "sum by (kind) (increase(aishop_payments_drift_total[1h])) > 0",
-                    "parked": "max(aishop_payments_quarantine_parked)",
+                    "in quarantine": "max(aishop_payments_quarantine_parked)",
+                    "came into quarantine": "sum(increase(aishop_payments_quarantined_total[1h]))",
                     "minutes since the last comparison": "(time()"
                     " - max(aishop_payments_reconciled_timestamp_seconds)) / 60",
                 },

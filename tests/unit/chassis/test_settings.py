@@ -13,7 +13,7 @@ from deploy.local.mailbox.settings import MailboxSettings
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from deploy.postgres.settings import BootstrapSettings
 from gateway.settings import GatewaySettings
-from services.chassis.settings import MigrationSettings, ProcessSettings, SeedSettings, load
+from services.chassis.settings import MigrationSettings, ProcessSettings, RekeySettings, SeedSettings, load
 from services.orders.settings import OrdersSeedSettings, OrdersSettings
 from services.payments.settings import Settings as PaymentsSettings
 from services.wallet.settings import WalletSettings
@@ -23,11 +23,14 @@ PROCESSES: dict[str, type[ProcessSettings]] = {
     "gateway": GatewaySettings,
     "services.wallet": WalletSettings,
     "services.wallet migrate": MigrationSettings,
+    "services.wallet rekey": RekeySettings,
     "services.orders": OrdersSettings,
     "services.orders migrate": MigrationSettings,
+    "services.orders rekey": RekeySettings,
     "services.orders seed": OrdersSeedSettings,
     "services.payments": PaymentsSettings,
     "services.payments migrate": MigrationSettings,
+    "services.payments rekey": RekeySettings,
     "services.payments seed": SeedSettings,
     "deploy.postgres": BootstrapSettings,
     "deploy.local.audit": AuditSettings,

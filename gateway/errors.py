@@ -220,6 +220,11 @@ KINDS: dict[str, Kind] = {
         404, "The order has no such saga", "Read GET /api/admin/orders/{orderId}: its `sagas`."
     ),
     "saga_ended": Kind(409, "The saga has ended", "`currentStatus` tells how: there is nothing left to do."),
+    "saga_waits": Kind(
+        409,
+        "The saga waits for the customer",
+        "There is nothing to try again at `step`: wait, or compensate it.",
+    ),
     "saga_past_pivot": Kind(
         409, "The saga can only go forward", "Past `step` nothing is undone: retry it, or refund its order."
     ),

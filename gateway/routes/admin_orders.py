@@ -184,7 +184,7 @@ async def list_sagas(
 @router.post(
     "/api/admin/orders/{orderId}/sagas/{saga}/retry",
     operation_id="retrySaga",
-    responses=operator_problems(*BODY, "order_not_found", "saga_not_found", "saga_ended"),
+    responses=operator_problems(*BODY, "order_not_found", "saga_not_found", "saga_ended", "saga_waits"),
 )
 async def retry_saga(request: Request, order_id: OrderId, saga: SagaName, body: Because) -> Saga:
     """Tries a run again now; a stuck one goes on where it stood."""

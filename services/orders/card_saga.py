@@ -109,6 +109,7 @@ class CardSaga:
                 undo=self._undo,
                 end=self._end,
                 before_pivot=(OPEN, AWAIT),
+                waits_at=(AWAIT,),
             ),
         )
 

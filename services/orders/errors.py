@@ -162,6 +162,10 @@ def saga_ended(status: str) -> Rejected:
     return Rejected("SAGA_ENDED", f"the run is {status}: there is nothing left to do", status=status)
 
 
+def saga_waits(step: str) -> Rejected:
+    return Rejected("SAGA_WAITS", f"the run waits at {step}, with nothing to try again", step=step)
+
+
 def saga_past_pivot(step: str) -> Rejected:
     return Rejected(
         "SAGA_PAST_PIVOT", "the run can only go forward: retry it, or refund its order", step=step

@@ -72,6 +72,8 @@ class Saga:
     end: Callable[[Run, str, Mapping[str, str]], Awaitable[None]]
     # The steps at which an operator may still turn a run around.
     before_pivot: tuple[str, ...] = ()
+    # The steps at which a run waits for the customer: what it does there ends the waiting.
+    waits_at: tuple[str, ...] = ()
 
     def step(self, name: str) -> Step | BatchStep:
         """Raises KeyError for a name that this version of the saga does not know."""

@@ -120,6 +120,8 @@ async def test_a_saga_is_found_tried_again_and_turned_around(
     for odd in (WITH_POINTS, "null", "%00", "-1", "x" * 5000, f"{WITH_CARD}%0a", "%27"):
         unknown = await act(operator, f"{sagas}/{odd}/retry")
         assert (unknown.status_code, unknown.json()["code"]) == (404, "saga_not_found"), odd
+    waits = await act(operator, f"{sagas}/{WITH_CARD}/retry")
+    assert (waits.status_code, waits.json()["code"]) == (409, "saga_waits")
     turned = await act(operator, f"{sagas}/{WITH_CARD}/compensate")
     assert (turned.status_code, turned.json()["undoReason"]) == (200, "compensated_by_operator")
     order = await until(lambda: customer.order(order_id), lambda order: order["status"] == "failed")

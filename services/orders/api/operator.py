@@ -143,7 +143,8 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
     async def RetrySaga(self, request: pb.RetrySagaRequest, _: Any) -> pb.RetrySagaResponse:
         decision = _decision(request)
         async with self._database.worker() as connection:
-            await interventions.retry_saga(connection, decision)
+            saga = self._table.get(decision.saga)
+            await interventions.retry_saga(connection, decision, waits_at=saga.waits_at if saga else ())
         return pb.RetrySagaResponse(saga=await self._after(decision))
 
     async def CompensateSaga(self, request: pb.CompensateSagaRequest, _: Any) -> pb.CompensateSagaResponse:

@@ -27,9 +27,12 @@ class Decision:
     reason: str
 
 
-async def retry_saga(connection: AsyncConnection, decision: Decision) -> None:
-    """Raises SAGA_NOT_FOUND, SAGA_ENDED."""
+async def retry_saga(connection: AsyncConnection, decision: Decision, *, waits_at: Collection[str]) -> None:
+    """`waits_at` names the saga's steps that are the customer's turn: retrying one that has not failed would
+    take the payment page away. Raises SAGA_NOT_FOUND, SAGA_ENDED, SAGA_WAITS."""
     run = await _lock_open(connection, decision)
+    if run.status == runs.RUNNING and run.attempts == 0 and run.step in waits_at:
+        raise errors.saga_waits(run.step)
     await runs.retry(connection, run)
     await _note(connection, decision, "saga.retried", run)
 

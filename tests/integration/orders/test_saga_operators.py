@@ -50,6 +50,14 @@ async def test_a_stuck_run_goes_on_when_it_is_tried_again(shop: Shop) -> None:
     assert fields["status"] == "done"
 
 
+async def test_a_run_that_waits_for_its_payment_is_left_alone(shop: Shop) -> None:
+    order = await shop.place(uuid4(), {await shop.product(): 1}, method=STRIPE)
+    fields = await refused(retry(shop, order.id, PLACE_WITH_CARD), REJECTED, "SAGA_WAITS")
+    assert fields == {"step": "await_payment"}
+    assert shop.payments.pay(order.id)
+    assert await audited(shop, order.id) == []
+
+
 async def test_a_run_before_its_pivot_is_turned_around(shop: Shop) -> None:
     user_id, picture = uuid4(), await shop.product(cents=500, stock=1)
     order = await shop.place(user_id, {picture: 1}, method=STRIPE)

@@ -43,14 +43,17 @@ _COUNT = statement("""
             SELECT user_id, false, false FROM carts WHERE updated_at >= :since AND updated_at < :until
         ) AS seen GROUP BY user_id),
     conversion AS (
-        SELECT count(*) AS customers_with_cart,
-            count(*) FILTER (WHERE has_ordered) AS customers_ordering,
-            count(*) FILTER (WHERE has_paid) AS customers_paying,
-            (SELECT count(*) FROM placed) AS orders_placed,
-            (SELECT count(*) FROM paid) AS orders_paid,
-            (SELECT count(*) FROM placed WHERE status = 'failed') AS orders_failed,
-            (SELECT count(*) FROM placed WHERE status = 'cancelled') AS orders_cancelled
-        FROM customers),
+        SELECT * FROM (
+            SELECT count(*) AS customers_with_cart,
+                count(*) FILTER (WHERE has_ordered) AS customers_ordering,
+                count(*) FILTER (WHERE has_paid) AS customers_paying
+            FROM customers) AS by_customer
+        CROSS JOIN (
+            SELECT count(*) AS orders_placed,
+                count(*) FILTER (WHERE is_paid) AS orders_paid,
+                count(*) FILTER (WHERE status = 'failed') AS orders_failed,
+                count(*) FILTER (WHERE status = 'cancelled') AS orders_cancelled
+            FROM placed) AS by_order),
     methods AS (
         SELECT method, count(id) AS placed, count(id) FILTER (WHERE is_paid) AS paid,
             coalesce(sum(total_cents) FILTER (WHERE is_paid), 0) AS cents,
@@ -75,7 +78,6 @@ _COUNT = statement("""
             coalesce(sum(i.price_points * i.quantity - i.refunded_points)
                 FILTER (WHERE payment_method = 'points'), 0) AS points
         FROM paid JOIN order_items i ON i.order_id = paid.id
-        WHERE i.order_id >= :first_id AND i.order_id < :end_id
         GROUP BY i.product_id
         HAVING sum(i.quantity - i.refunded_quantity) > 0
         ORDER BY pieces DESC, cents DESC, points DESC, i.product_id LIMIT 10),

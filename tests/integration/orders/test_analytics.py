@@ -83,7 +83,7 @@ async def week(shop: Shop) -> Week:
             for number in range(1, 11)
         ],
         with_points=await placed(shop, ada, "completed", points=300, at=UNTIL - INSTANT),
-        went_back=await placed(shop, bob, "refunded", cents=2000),
+        went_back=await placed(shop, bob, "refunded", cents=2000, at=SINCE + timedelta(days=1)),
         failed=await placed(shop, bob, "failed", cents=50, reason="payment_failed"),
         too_late=await placed(shop, uuid4(), "completed", cents=5000, at=UNTIL),
     )
@@ -146,6 +146,8 @@ async def test_the_ten_best_sellers_are_those_that_stayed_sold(shop: Shop, week:
     await contains(shop, week.went_back, none, 2, refunded_quantity=2, refunded_cents=2)
     for order_id in (week.failed, week.too_late):
         await contains(shop, order_id, none, 50)
+    # Bob's first order alone, all of which came back.
+    assert list((await count(shop, SINCE + timedelta(days=1), MIDDLE)).top_products) == []
     others = [await shop.product(title=f"No. {number}") for number in range(1, 10)]
     for number, product_id in enumerate(others, 1):
         await contains(shop, third, product_id, 1, price_cents=10 * number)

@@ -2,11 +2,13 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime
+from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import BadRequestError
 from pydantic import SecretStr
 
@@ -18,10 +20,15 @@ _KEEP_SECONDS = 30 * 24 * 3600
 # Longer than any outage of the relay that we plan for; behind it stands the inbox.
 _DEDUPE_SECONDS = 600
 _FLUSH_SECONDS = 1
+# How soon a broker that has lost its disk has the stream again.
+_LOOK_SECONDS = 5.0
 
 
 class Bus:
-    """Connects in the background and for ever: a shop without NATS sells, and publishes later."""
+    """Connects in the background and for ever: a shop without NATS sells, and publishes later.
+
+    The URL may name several hosts, comma separated: the servers of one cluster.
+    """
 
     def __init__(self, url: SecretStr, *, name: str, stream: str, replicas: int = 1) -> None:
         """`stream` is the service's own, kept on `replicas` servers."""
@@ -29,6 +36,7 @@ class Bus:
         self._name = name
         self._stream = stream
         self._replicas = replicas
+        self._made_at: datetime | None = None
         self._connected = asyncio.Event()
         self._client: Client = Client()
         self.jetstream: JetStreamContext = self._client.jetstream()
@@ -38,7 +46,9 @@ class Bus:
         try:
             while not self._connected.is_set():
                 await self._connect()
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(_LOOK_SECONDS)
+                await self._restore_stream()
         finally:
             # The last acks leave; there is nothing to drain, since consumers pull.
             with suppress(NatsError, TimeoutError):
@@ -51,9 +61,14 @@ class Bus:
         return self.jetstream
 
     async def _connect(self) -> None:
+        url = urlsplit(self._url.get_secret_value())
+        hosts = url.netloc.rpartition("@")[2].split(",")
         try:
             await self._client.connect(
-                self._url.get_secret_value(),
+                [f"{url.scheme}://{host}" for host in hosts],
+                # Not in the URLs: those that the cluster tells of more servers have none either.
+                user=url.username,
+                password=url.password,
                 name=self._name,
                 # Replies come back where no other user of the broker may listen (deploy/nats/accounts.conf).
                 inbox_prefix=f"_INBOX.{self._name}",
@@ -68,7 +83,8 @@ class Bus:
                 reconnected_cb=self._on_reconnected,
             )
             self.jetstream = self._client.jetstream(timeout=5)
-            await ensure_stream(self.jetstream, self._stream, replicas=self._replicas)
+            found = await ensure_stream(self.jetstream, self._stream, replicas=self._replicas)
+            self._made_at = found.created
             self._connected.set()
         except (OSError, NatsError, TimeoutError) as error:
             # What the broker said is in the text of its errors only, and a timeout has none.
@@ -78,6 +94,23 @@ class Bus:
             await asyncio.sleep(0.5)
             # Last: a client that was never asked to connect can be neither flushed nor closed.
             self._client = Client()
+
+    async def _restore_stream(self) -> None:
+        """Makes the own stream again where the broker has lost it; what it held is published again by
+        republish.py."""
+        if not self._client.is_connected:
+            return
+        try:
+            found = await self.jetstream.add_stream(_config(self._stream, self._replicas))
+        except BadRequestError:
+            # It stands as another version of us wants it.
+            return
+        except (NatsError, TimeoutError) as error:
+            log.warning("bus.stream_unknown", stream=self._stream, error=repr(error))
+            return
+        if found.created != self._made_at:
+            log.error("bus.stream_lost", stream=self._stream)
+            self._made_at = found.created
 
     async def _on_error(self, error: Exception) -> None:
         log.warning("bus.error", error=repr(error))
@@ -89,9 +122,18 @@ class Bus:
         log.info("bus.reconnected")
 
 
-async def ensure_stream(jetstream: JetStreamContext, stream: str, *, replicas: int = 1) -> None:
+async def ensure_stream(jetstream: JetStreamContext, stream: str, *, replicas: int = 1) -> StreamInfo:
     """Creates the stream that holds every `<service>.>` subject, or changes what stands to this."""
-    config = StreamConfig(
+    config = _config(stream, replicas)
+    try:
+        return await jetstream.add_stream(config)
+    except BadRequestError:
+        # It stands with an older configuration.
+        return await jetstream.update_stream(config)
+
+
+def _config(stream: str, replicas: int) -> StreamConfig:
+    return StreamConfig(
         name=stream,
         subjects=[f"{stream.lower()}.>"],
         retention=RetentionPolicy.LIMITS,
@@ -100,8 +142,3 @@ async def ensure_stream(jetstream: JetStreamContext, stream: str, *, replicas: i
         max_age=_KEEP_SECONDS,
         duplicate_window=_DEDUPE_SECONDS,
     )
-    try:
-        await jetstream.add_stream(config)
-    except BadRequestError:
-        # It stands with an older configuration.
-        await jetstream.update_stream(config)

@@ -93,6 +93,7 @@ class ServiceSettings(GrpcSettings):
     # postgresql://<service>_worker:…: consumers, relays and sagas.
     database_worker_url: PostgresUrl
     database_pool_size: int = Field(default=10, ge=1)
+    # nats://[user:password@]host:port[,host:port]: the servers of one cluster.
     nats_url: NatsUrl
     # On how many NATS servers the service's own stream is kept: 3 in a cluster of three.
     nats_stream_replicas: int = Field(default=1, ge=1, le=5)
@@ -117,6 +118,12 @@ class RekeySettings(ProcessSettings):
 
     database_worker_url: PostgresUrl
     data_encryption_keys: EncryptionKeys
+
+
+class RepublishSettings(ProcessSettings):
+    """The one-shot that publishes again what the outbox holds (republish.py)."""
+
+    database_worker_url: PostgresUrl
 
 
 class SeedSettings(ProcessSettings):

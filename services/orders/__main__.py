@@ -8,7 +8,7 @@ from uuid import UUID
 import uvloop
 
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
-from services.chassis import consumer, failpoints, invariants, logs, rekey
+from services.chassis import consumer, failpoints, invariants, logs, rekey, republish
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import Keyring
@@ -217,6 +217,8 @@ def main() -> None:
         seed.run(load(OrdersSeedSettings))
     elif sys.argv[1:2] == ["rekey"]:
         rekey.run(NAME, [SealedColumn("orders", "email", email_place)], sys.argv[2:])
+    elif sys.argv[1:2] == ["republish"]:
+        republish.run(NAME, sys.argv[2:])
     else:
         settings = load(OrdersSettings)
         logs.configure(NAME, settings.log_level)

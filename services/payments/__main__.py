@@ -10,7 +10,7 @@ from uuid import UUID
 import uvloop
 
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
-from services.chassis import failpoints, invariants, logs, rekey
+from services.chassis import failpoints, invariants, logs, rekey, republish
 from services.chassis.bus import Bus
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
@@ -200,8 +200,10 @@ def main() -> None:
             asyncio.run(_seed(load(SeedSettings)))
         case ["rekey", *arguments]:
             rekey.run("payments", _SEALED, arguments)
+        case ["republish", *arguments]:
+            republish.run("payments", arguments)
         case _:
-            sys.exit("usage: python -m services.payments [migrate|seed|rekey]")
+            sys.exit("usage: python -m services.payments [migrate|seed|rekey|republish]")
 
 
 if __name__ == "__main__":

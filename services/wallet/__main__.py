@@ -7,7 +7,7 @@ from pathlib import Path
 import uvloop
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
-from services.chassis import consumer, failpoints, invariants, logs, rekey
+from services.chassis import consumer, failpoints, invariants, logs, rekey, republish
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import EmailHasher, Keyring
@@ -89,6 +89,9 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["rekey"]:
         rekey.run("wallet", [SealedColumn("profiles", "email", email_place)], sys.argv[2:])
+    if sys.argv[1:2] == ["republish"]:
+        republish.run("wallet", sys.argv[2:])
+        return
     settings = load(WalletSettings)
     logs.configure("wallet", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)

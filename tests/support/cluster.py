@@ -130,21 +130,27 @@ class Cluster:
         assert kind == "configMapKeyRef"
         return str(self.of_kind("ConfigMap")[reference["name"]]["data"][reference["key"]] or "")
 
-    def allows(self, source: Endpoint, target: Endpoint, port: int, protocol: str = "TCP") -> bool:
-        """Whether the NetworkPolicies let `source` out and into `target`."""
-        policies = self.of_kind("NetworkPolicy").values()
-        for end, other, direction, peers in (
-            (source, target, "Egress", "to"),
-            (target, source, "Ingress", "from"),
-        ):
-            chosen = [each["spec"] for each in policies if _is_about(each["spec"], end, direction)]
-            rules = [rule for spec in chosen for rule in spec.get(direction.lower(), ())]
-            if chosen and not any(
-                _has_peer(rule.get(peers), other) and _has_port(rule.get("ports"), target, port, protocol)
-                for rule in rules
-            ):
-                return False
-        return True
+    def lets_out(self, source: Endpoint, target: Endpoint, port: int, protocol: str = "TCP") -> bool:
+        """Whether the NetworkPolicies of `source` let it reach that port."""
+        rules = self._rules(source, "Egress")
+        return rules is None or any(
+            _has_peer(rule.get("to"), target) and _has_port(rule.get("ports"), target, port, protocol)
+            for rule in rules
+        )
+
+    def lets_in(self, source: Endpoint, target: Endpoint, port: int, protocol: str = "TCP") -> bool:
+        """Whether the NetworkPolicies of `target` take connections of `source` at that port."""
+        rules = self._rules(target, "Ingress")
+        return rules is None or any(
+            _has_peer(rule.get("from"), source) and _has_port(rule.get("ports"), target, port, protocol)
+            for rule in rules
+        )
+
+    def _rules(self, end: Endpoint, direction: str) -> list[dict[str, Any]] | None:
+        """None where no policy is about this end: then all is allowed."""
+        specs = [each["spec"] for each in self.of_kind("NetworkPolicy").values()]
+        chosen = [spec for spec in specs if _is_about(spec, end, direction)]
+        return [rule for spec in chosen for rule in spec.get(direction.lower(), ())] if chosen else None
 
 
 def nats_values() -> dict[str, Any]:

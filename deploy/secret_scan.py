@@ -8,6 +8,7 @@ is.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ BASELINE = ".secrets.baseline"
 # Hashes, generated stubs, and what others made.
 _NOT_OURS = (".lock", "_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi", ".binpb", BASELINE)
 _VENDORED = "gateway/web/swagger-ui/"
+# Kubernetes: what a Secret is called is none.
+_NAME = re.compile(rb"\bsecretName: *[a-z0-9.-]+")
 
 
 def findings(root: Path) -> list[PotentialSecret]:
@@ -76,7 +79,7 @@ def _lines(root: Path) -> dict[str, dict[bytes, None]]:
     lines: dict[str, dict[bytes, None]] = {}
     for path, content in (*_of_today(root), *_of_history(root)):
         if not path.endswith(_NOT_OURS) and not path.startswith(_VENDORED) and b"\0" not in content:
-            lines.setdefault(path, {}).update(dict.fromkeys(content.splitlines()))
+            lines.setdefault(path, {}).update(dict.fromkeys(_NAME.sub(b"", content).splitlines()))
     return lines
 
 

@@ -16,7 +16,7 @@ _HEAD = """\
 # Secrets and choices of docker-compose.yml, drawn by `make env`. Keep it out of version control.
 #
 # Profiles: `sandbox` brings a Stripe stand-in and a mailbox, so that no account is needed anywhere;
-# `observability` Prometheus and Grafana. Both: sandbox,observability
+# `observability` Prometheus, Grafana and Jaeger. Both: sandbox,observability
 COMPOSE_PROFILES=sandbox
 
 # Where customers find the shop: Stripe sends them back there.
@@ -45,6 +45,9 @@ AUTH_ISSUER=
 
 # Origins of frontends on other hosts that may ask from a browser, comma separated: https://shop.example
 CORS_ORIGINS=
+
+# Where spans go, http://jaeger:4318 with the profile `observability`; none are recorded while it is empty.
+OTEL_EXPORTER_OTLP_ENDPOINT=
 """
 
 

@@ -11,9 +11,11 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import stripe
+from opentelemetry.trace import SpanKind
 from pydantic import SecretStr
 from stripe import HTTPXClient, StripeClient
 
+from services.chassis import tracing
 from services.chassis.ids import uuid7
 from services.payments import metrics, rules, stripe_objects
 from services.payments.errors import StripeBusy, StripeKeySpent, StripeRefused, StripeUnknown
@@ -261,8 +263,12 @@ async def while_busy(call: Callable[[], Awaitable[_Answer]], *, deadline: float)
 
 
 async def _answer(name: str, call: Awaitable[_Answer], deadline: float) -> _Answer:
-    with metrics.calling_stripe(name):
-        return await _answer_or_meaning(call, deadline)
+    with tracing.within(f"stripe {name}", kind=SpanKind.CLIENT), metrics.calling_stripe(name):
+        try:
+            return await _answer_or_meaning(call, deadline)
+        except (StripeUnknown, StripeRefused) as error:
+            tracing.refuse(error)
+            raise
 
 
 async def _answer_or_meaning(call: Awaitable[_Answer], deadline: float) -> _Answer:

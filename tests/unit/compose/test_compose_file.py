@@ -44,14 +44,14 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "audit": AuditSettings,
 }
 # Not ours: what their own images read.
-FOREIGN = {"postgres", "nats", "valkey", "prometheus", "grafana"}
+FOREIGN = {"postgres", "nats", "valkey", "prometheus", "grafana", "jaeger"}
 IMAGES = {
     *("postgres:18-bookworm", "nats:2-alpine", "valkey/valkey:9-bookworm"),
-    *("prom/prometheus:v3.5.0", "grafana/grafana:12.2.0"),
+    *("prom/prometheus:v3.5.0", "grafana/grafana:12.2.0", "jaegertracing/jaeger:2.10.0"),
 }
 LONG_RUNNING = {"wallet", "orders", "payments", "gateway", "stripe", "mailbox"}
 # Written down empty, for whoever needs them.
-OPTIONAL = {"AUTH_ISSUER", "AUTH_JWKS_URL", "CORS_ORIGINS", "TRUSTED_PROXIES"}
+OPTIONAL = {"AUTH_ISSUER", "AUTH_JWKS_URL", "CORS_ORIGINS", "OTEL_EXPORTER_OTLP_ENDPOINT", "TRUSTED_PROXIES"}
 VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<word>[^}]*))?\}")
 # What a customer or Stripe connects to, all on 127.0.0.1, by service.
 PUBLISHED = {"gateway": "gateway", "payments": "webhooks", "stripe": "stripe", "mailbox": "mailbox"}
@@ -193,6 +193,7 @@ def test_no_secret_has_a_default_and_each_variable_is_written(written: dict[str,
         ways[each["how"]].add(each["name"])
     assert ways[":-"] == {
         *("GATEWAY_PORT", "WEBHOOK_PORT", "STRIPE_PORT", "MAILBOX_PORT", "GRAFANA_PORT"),
+        *("JAEGER_PORT", "OTEL_TRACES_SAMPLER_ARG"),
         *("AISHOP_VERSION", "AISHOP_REVISION"),
         *OPTIONAL,
     }
@@ -254,6 +255,7 @@ def test_containers_may_do_nothing_that_they_need_not(services: dict[str, dict[s
 def test_only_what_customers_and_stripe_reach_is_published(services: dict[str, dict[str, Any]]) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert published.pop("grafana") == ["127.0.0.1:3000:3000"]
+    assert published.pop("jaeger") == ["127.0.0.1:16686:16686"]
     assert published == {
         name: [f"127.0.0.1:{ports.DEFAULTS[port]}:{ports.DEFAULTS[port]}"] for name, port in PUBLISHED.items()
     }
@@ -272,12 +274,12 @@ def test_networks_allow_the_edges_of_the_design_and_no_others(services: dict[str
     assert "postgres" not in sharing("gateway")
     assert "nats" not in sharing("gateway")
     assert sharing("valkey") == {"orders", "gateway"}
-    assert sharing("postgres") & {"stripe", "mailbox", "grafana", "prometheus"} == set()
+    assert sharing("postgres") & {"stripe", "mailbox", "grafana", "prometheus", "jaeger"} == set()
     assert "wallet" not in sharing("stripe")
     internal = yaml.safe_load(FILE.read_text())["networks"]
     assert {name for name, network in internal.items() if not network.get("internal")} == {"edge"}
     assert {name for name, service in services.items() if "edge" in service.get("networks", ())} == {
-        *("gateway", "payments", "orders", "stripe", "mailbox", "grafana")
+        *("gateway", "payments", "orders", "stripe", "mailbox", "grafana", "jaeger")
     }
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from tests.e2e.rest_client import JSON, Customer, pay, until
-from tests.e2e.test_rest_operators import ADJUSTMENTS, act
+from tests.e2e.test_rest_operators import ADJUSTMENTS, EVENTS, act
 from tests.e2e.test_rest_orders import line, product_of
 
 ANALYTICS, AUDIT = "/api/admin/analytics", "/api/admin/audit"
@@ -124,7 +124,12 @@ async def test_what_operators_did_in_every_service_is_one_list(
     order_id = (await customer.buy("points", items=[line(product)])).json()["orderId"]
     given = {"userId": str(customer.user_id), "points": 5}
     assert (await act(operator, ADJUSTMENTS, **given)).status_code == 201
-    assert (await act(operator, "/api/admin/stripe/events/replay", ids=["evt_none"])).status_code == 200
+    processed = await until(
+        lambda: operator.read(f"{EVENTS}?type=checkout.session.completed&status=processed&limit=1"),
+        lambda found: len(found["items"]) == 1,
+    )
+    replay = await act(operator, f"{EVENTS}/{processed['items'][0]['id']}/replay")
+    assert replay.status_code == 200, replay.text
     assert (await act(operator, f"/api/admin/orders/{order_id}/refunds")).status_code == 201
     assert (await act(operator, ADJUSTMENTS, **given)).status_code == 201
 

@@ -9,6 +9,7 @@ the few statements of the checkout path, where compiling Core costs more CPU tha
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -51,8 +52,18 @@ def _engine(
     url: SecretStr, *, login: str, size: int, timeouts_ms: dict[str, int], pool_wait_seconds: float, name: str
 ) -> AsyncEngine:
     options = timeouts_ms | {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_MS}
+    connect = partial(
+        psycopg.AsyncConnection.connect,
+        url.get_secret_value(),
+        application_name=name,
+        connect_timeout=3,
+        prepare_threshold=1,
+        options=" ".join(f"-c {option}={value}" for option, value in options.items()),
+    )
     engine = create_async_engine(
-        url.get_secret_value().replace("postgresql://", "postgresql+psycopg://", 1),
+        "postgresql+psycopg://",
+        # libpq reads the URL, which may name a primary and its standbys: SQLAlchemy knows one host only.
+        async_creator=connect,
         poolclass=_Pool,
         pool_logging_name=login,
         pool_size=size,
@@ -63,12 +74,6 @@ def _engine(
         pool_reset_on_return=None,
         # Errors are logged, and customers' values are no business of a log.
         hide_parameters=True,
-        connect_args={
-            "application_name": name,
-            "connect_timeout": 3,
-            "prepare_threshold": 1,
-            "options": " ".join(f"-c {option}={value}" for option, value in options.items()),
-        },
     )
     # Asked of the engine: a pool is replaced when the server was away.
     metrics.watch_pool(login, size=size, in_use=lambda: cast(_Pool, engine.pool).checkedout())

@@ -1,8 +1,10 @@
 """Runs a service's Alembic history against its own database: `python -m services.<name> migrate`."""
 
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
+import psycopg
 from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import MetaData, NullPool, create_engine, text
@@ -42,7 +44,7 @@ def run(metadata: MetaData) -> None:
 
 def _run_online(metadata: MetaData) -> None:
     url = load(MigrationSettings).database_owner_url.get_secret_value()
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
+    engine = create_engine("postgresql+psycopg://", creator=partial(psycopg.connect, url), poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         # A change that waits for a lock makes everybody else wait behind it: rather fail, and try again.

@@ -1,8 +1,10 @@
 """The sample catalogue: pictures to buy, and their files, put in once. `python -m services.orders seed`."""
 
 import asyncio
+from functools import partial
 from uuid import UUID
 
+import psycopg
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -57,7 +59,9 @@ def run(settings: OrdersSeedSettings) -> None:
 
 async def _insert_products(settings: OrdersSeedSettings) -> None:
     url = settings.database_worker_url.get_secret_value()
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    engine = create_async_engine(
+        "postgresql+psycopg://", async_creator=partial(psycopg.AsyncConnection.connect, url)
+    )
     async with engine.begin() as connection:
         for number, (title, description, price_cents, price_points, stock) in enumerate(_PICTURES, start=1):
             product_id = _product_id(number)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -89,6 +90,7 @@ def test_every_rpc_can_be_called_by_reflection_alone(outsiders: dict[str, Outsid
     _operate(outsiders["payments"])
     _adjust(outsiders["wallet"], user)
     _hold(outsiders["wallet"], user)
+    _look_back(outsiders)
     for outsider in outsiders.values():
         assert outsider.called == outsider.methods()
 
@@ -286,3 +288,19 @@ def _hold(wallet: Outsider, user: str) -> None:
     with pytest.raises(grpc.RpcError) as nothing:
         wallet.call(service, "RefundOrderPoints", **order, refund_id=str(uuid4()), points=1, reason="x")
     assert nothing.value.code() in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND)
+
+
+def _look_back(outsiders: dict[str, Outsider]) -> None:
+    """What operators are told of all services alike: an hour's numbers, and who did what."""
+    now = datetime.now(UTC)
+    hour = {"since": (now - timedelta(hours=1)).isoformat(), "until": (now + timedelta(hours=1)).isoformat()}
+    services = {
+        "wallet": "WalletService",
+        "orders": "OrdersOperatorService",
+        "payments": "PaymentsOperatorService",
+    }
+    for name, outsider in outsiders.items():
+        service = f"aishop.{name}.v1.{services[name]}"
+        assert outsider.call(service, "GetAnalytics", **hour)
+        newest, *_ = outsider.call(service, "ListAuditLog", limit=1)["entries"]
+        assert newest["actor"], newest

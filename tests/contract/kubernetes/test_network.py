@@ -25,6 +25,7 @@ WORLD = Endpoint("world", address="203.0.113.7")
 NAME_SERVER = Endpoint("name server", {"k8s-app": "kube-dns"}, {"dns": 53}, namespace="kube-system")
 INGRESS = Endpoint("ingress", namespace="ingress-nginx")
 PROMETHEUS = Endpoint("prometheus", {"app.kubernetes.io/name": "prometheus"}, namespace="monitoring")
+GRAFANA = Endpoint("grafana", {"app.kubernetes.io/name": "grafana"}, namespace="monitoring")
 OPERATOR = Endpoint("cnpg", namespace="cnpg-system")
 STRANGER = Endpoint("stranger", namespace="default")
 # In our namespace, and none of ours.
@@ -92,7 +93,7 @@ def test_pods_are_reached_by_who_calls_them_and_nobody_else(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pods = [*cluster.pods(), UNLABELLED]
-    outside = [INGRESS, PROMETHEUS, OPERATOR, STRANGER, WORLD]
+    outside = [INGRESS, PROMETHEUS, GRAFANA, OPERATOR, STRANGER, WORLD]
     found = {
         (source.name, target.name, port)
         for source, target in product([*pods, *outside], pods)

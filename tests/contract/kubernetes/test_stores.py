@@ -1,11 +1,13 @@
-"""What overlays say to the operator of Postgres and the chart of NATS; and that lint finds what it should."""
+"""What overlays say to the operator of Postgres and the chart of NATS; and what lint and `secrets` say."""
 
 import re
+import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 
-from deploy.k8s import check
+from deploy.k8s import check, secrets
 from deploy.k8s.manifests import FOLDER, OVERLAYS, STEPS
 from deploy.local.parts import ROOT
 from services.chassis.settings import ServiceSettings
@@ -74,3 +76,20 @@ def test_a_field_that_kubernetes_does_not_know_is_found(production: Cluster) -> 
     found = list(check.errors_of(misspelt))
     assert len(found) == len(check._VERSIONS)
     assert all("Deployment wallet" in each and "minReadySecond" in each for each in found)
+
+
+def test_secrets_are_printed_as_kubernetes_takes_them(cluster: Cluster) -> None:
+    printed = secrets.manifests(cluster.secrets)["items"]
+    assert {each["metadata"]["name"] for each in printed} == set(cluster.secrets)
+    for each in printed:
+        assert list(check.errors_of(each)) == []
+        assert each["metadata"]["namespace"] in cluster.of_kind("Namespace")
+
+
+def test_where_kubectl_is_missing_one_is_told_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert check.main() == 1
+    assert "kubectl is missing: `make setup`" in capsys.readouterr().err

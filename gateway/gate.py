@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import metrics
 from gateway.following import FOLLOW_SECONDS
 from gateway.problems import problem
+from gateway.schemas import MAX_BODY_BYTES
 from gateway.settings import GatewaySettings
 from services.chassis import tracing
 
@@ -25,7 +26,6 @@ WEBHOOK_PATH = "/api/webhooks/stripe"
 DOWNLOADS_PATH = "/api/downloads/"
 _STREAM_PATH = re.compile("/api/(?:orders|checkouts)/[^/]+/events")
 DEADLINE_SECONDS = 8.0
-_MAX_BODY_BYTES = 64 * 1024
 _MAX_WEBHOOK_BYTES = 512 * 1024
 # The calls behind take up to 6.5 s of the 8.
 _MAX_WAIT_SECONDS = 1.0
@@ -133,7 +133,7 @@ class Gate:
         path = scope["path"]
         is_webhook = path == WEBHOOK_PATH
         if scope["method"] in ("POST", "PUT", "PATCH"):
-            receive = _limited(scope, receive, _MAX_WEBHOOK_BYTES if is_webhook else _MAX_BODY_BYTES)
+            receive = _limited(scope, receive, _MAX_WEBHOOK_BYTES if is_webhook else MAX_BODY_BYTES)
         if not path.startswith("/api/"):
             return await self._app(scope, receive, answer.send)
         return await self._within_bounds(scope, receive, answer, self._lane_of(path))

@@ -14,6 +14,7 @@ EVENT_ID_PATTERN = "^evt_[0-9A-Za-z_]{1,251}$"
 # What is sealed in base64url.
 LINK_PATTERN = "^[0-9A-Za-z_-]{1,512}$"
 INT64_MAX = 2**63 - 1
+MAX_BODY_BYTES = 64 * 1024
 
 UuidText = Annotated[str, Field(pattern=UUID_PATTERN, json_schema_extra={"format": "uuid"})]
 # Compared with the catalogue only; any whole number that fits the wire will do.
@@ -51,7 +52,13 @@ Moment = Annotated[AwareDatetime, AfterValidator(_since_unix_began)]
 class ApiModel(BaseModel):
     """camelCase outside, snake_case inside; fields that a client adds are ignored."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        # No more than a body holds. Only text with a limit is looked at: half a surrogate pair, which JSON
+        # allows, would fail when it is sent on.
+        str_max_length=MAX_BODY_BYTES,
+    )
 
 
 class Line(ApiModel):

@@ -7,6 +7,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tests.unit.gateway.conftest import TokenMaker
+
 JSON = {"Content-Type": "application/json"}
 PRODUCT = str(uuid4())
 
@@ -64,6 +66,17 @@ async def test_a_checkout_that_is_not_valid_names_the_field(
 ) -> None:
     content = body.replace("%s", PRODUCT)
     answer = await client.post("/api/checkout", content=content, headers=signed_in | JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize("field", ["title", "description", "assetKey", "reason"])
+async def test_half_a_surrogate_pair_is_no_text(
+    client: httpx.AsyncClient, make_token: TokenMaker, field: str
+) -> None:
+    headers = {"Authorization": f"Bearer {make_token(app_metadata={'role': 'operator'})}"}
+    product = {"title": "A picture", "priceCents": 500, "assetKey": "x", field: "\ud800"}
+    answer = await client.post("/api/admin/products", content=json.dumps(product), headers=headers | JSON)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 

@@ -1,6 +1,7 @@
 """Changes of the cart. Each raises the version under the cart's row lock."""
 
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, update
@@ -19,7 +20,8 @@ async def merge_cart(
     quantities: Mapping[UUID, int],
     expected_version: int | None,
 ) -> None:
-    """Adds a signed-out visitor's lines; of a product in both, the larger quantity stays."""
+    """Adds a signed-out visitor's lines; of a product in both, the larger quantity stays, and the price last
+    seen."""
     await _lock_cart(connection, user_id, expected_version)
     for product_id, quantity in sorted(quantities.items()):
         await _put(connection, user_id, product_id, quantity, keep_larger=True)
@@ -99,16 +101,16 @@ async def _put(
         price_points=product.price_points,
     )
     new = line.excluded
+    changes: dict[str, Any] = {
+        "quantity": new.quantity,
+        "price_cents": new.price_cents,
+        "price_points": new.price_points,
+    }
+    if keep_larger:
+        changes = {"quantity": func.greatest(cart_items.c.quantity, new.quantity)}
     await connection.execute(
         line.on_conflict_do_update(
-            index_elements=[cart_items.c.user_id, cart_items.c.product_id],
-            set_={
-                "quantity": func.greatest(cart_items.c.quantity, new.quantity)
-                if keep_larger
-                else new.quantity,
-                "price_cents": new.price_cents,
-                "price_points": new.price_points,
-            },
+            index_elements=[cart_items.c.user_id, cart_items.c.product_id], set_=changes
         )
     )
 

@@ -121,7 +121,8 @@ async def test_a_cart_says_what_changed_since_a_line_was_put_in(shop: Shop) -> N
     assert (item.price_changed, item.available, item.price_cents) == (True, False, 600)
     for_money = await shop.product(points=0)
     assert (await shop.put(user_id, for_money, 1)).total_points == 0
-    # Putting the line in again acknowledges the price.
+    # Signing in does not acknowledge the price, putting the line in again does.
+    assert (await merge(shop, user_id, (product_id, 1))).items[0].price_changed
     assert not (await shop.put(user_id, product_id, 2)).items[0].price_changed
 
 

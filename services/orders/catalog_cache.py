@@ -8,6 +8,7 @@ same, and for five seconds at most.
                             one; a reader that was slow writes under the old one. Deleted by the request that
                             made the change, and again by orders.product.changed, which no crash prevents.
                             (Drawn, not counted: Valkey may evict a counter, and would begin again at 1.)
+    stock came back         the same, by orders.product.changed, which the refund writes
     stock was moved         its products are deleted, in batches after the commit; what is missed so, or is
                             written by a reader who looked just before the commit, lapses
 

@@ -80,6 +80,14 @@ products = Table(
     Index("idx_products_active", "created_at", "id", postgresql_where=text("active")),
 )
 
+# What queries/catalog.py looks into.
+Index(
+    "idx_products_search",
+    func.casefold(products.c.title.collate("pg_unicode_fast")).label("folded_title"),
+    postgresql_using="gin",
+    postgresql_ops={"folded_title": "gin_trgm_ops"},
+)
+
 product_inventory = Table(
     "product_inventory",
     metadata,
@@ -267,7 +275,8 @@ order_history = Table(
     Column("reason", Text, nullable=False),
     Column("trace_id", Text),
     _time("created_at"),
-    CheckConstraint("from_status IS DISTINCT FROM to_status", name="moves"),
+    # A shipment leaves the status as it is.
+    CheckConstraint("from_status IS DISTINCT FROM to_status OR reason = 'shipped'", name="moves"),
     Index("idx_order_history_order", "order_id"),
 )
 

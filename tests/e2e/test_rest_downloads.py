@@ -122,6 +122,9 @@ async def test_goods_are_shipped_by_an_operator_and_the_customer_is_told(
     assert shipped[0].json() == shipped[1].json()
     assert shipped[0].json()["trackingInfo"]["number"] == "P-1"
     assert (await customer.order(order_id))["fulfilledAt"] is not None
+    told = (await operator.read(f"/api/admin/timeline?orderId={order_id}"))["entries"]
+    traces = {entry["kind"]: entry["traceId"] for entry in told}
+    assert traces["order.shipped"] == traces["mail.shipped"] == shipped[0].headers["X-Trace-Id"]
     other = await operator.http.post(path, json=body | {"trackingNumber": "P-2"})
     assert problem(other) == (409, "nothing_to_ship")
 

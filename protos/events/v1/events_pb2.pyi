@@ -408,7 +408,7 @@ Global___OrderRefunded: _TypeAlias = OrderRefunded  # noqa: Y015
 
 @_typing.final
 class ProductChanged(_message.Message):
-    """orders.product.changed: what the catalogue shows of a product is out of date."""
+    """orders.product.changed: what the catalogue shows of a product, or of its stock, is out of date."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
+from unicodedata import normalize
 from uuid import UUID
 
 from protos.orders.v1 import orders_pb2 as pb
@@ -172,7 +173,8 @@ def _movement(request: pb.MoveStockRequest) -> OperatorsMovement:
 
 
 def _title(given: str) -> str:
-    return as_text(given, field="title", longest=_LONGEST_TITLE)
+    """Composed, as queries/catalog.py looks for it."""
+    return as_text(normalize("NFC", given.strip()), field="title", longest=_LONGEST_TITLE)
 
 
 def _description(given: str) -> str:

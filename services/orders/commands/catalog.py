@@ -115,6 +115,13 @@ async def _found(connection: AsyncConnection, product_id: UUID) -> StockedProduc
     return product
 
 
+async def emit_restocked(connection: AsyncConnection, product_id: UUID) -> None:
+    """More of a product can be bought than the catalogue shows."""
+    version = await connection.scalar(select(products.c.version).where(products.c.id == product_id))
+    assert version is not None, "products are never deleted"
+    await _emit_changed(connection, product_id, version=version)
+
+
 async def _emit_changed(connection: AsyncConnection, product_id: UUID, *, version: int) -> None:
     event = events_pb2.ProductChanged(product_id=str(product_id), version=version)
     await outbox.emit(connection, subject=CHANGED, event=event)

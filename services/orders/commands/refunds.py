@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import logs, tracing
 from services.chassis.ids import uuid7
 from services.orders import errors
-from services.orders.commands import settling, standing, stock
+from services.orders.commands import catalog, settling, shipping, standing, stock
 from services.orders.commands.mails import queue_mail
 from services.orders.models import order_items, orders, refund_items, refunds
 from services.orders.queries.orders import Order, lock_order
@@ -192,9 +192,11 @@ async def _move(
 async def _finish(connection: AsyncConnection, order: Order, refund: Refund) -> None:
     if refund.return_stock:
         for line in refund.lines:
-            await stock.return_stock(connection, order.id, refund.id, line.product_id, line.quantity)
+            if await stock.return_stock(connection, order.id, refund.id, line.product_id, line.quantity):
+                await catalog.emit_restocked(connection, line.product_id)
     if refund.amount_points:
         await _count_points(connection, order, refund)
+    await shipping.settle_fulfilment(connection, order.id)
 
 
 async def _count_points(connection: AsyncConnection, order: Order, refund: Refund) -> None:
@@ -219,4 +221,5 @@ async def _give_amounts_free(connection: AsyncConnection, order: Order, refund: 
     for line in refund.lines:
         await _take_of_line(connection, order.id, line, sign=-1)
     await settling.touch(connection, order.id)
+    await shipping.settle_fulfilment(connection, order.id)
     await standing.settle_downloads(connection, order.id)

@@ -137,15 +137,15 @@ async def lock_stock(connection: AsyncConnection, product_ids: Collection[UUID])
 
 async def return_stock(
     connection: AsyncConnection, order_id: UUID, refund_id: UUID, product_id: UUID, quantity: int
-) -> None:
-    """Puts pieces that came back on their shelf; unlimited stock has none. The row is locked."""
+) -> bool:
+    """Puts pieces that came back on their shelf, whose row is locked; False when they are not counted."""
     counted = await connection.scalar(
         select(product_inventory.c.stock_quantity.is_not(None)).where(
             product_inventory.c.product_id == product_id
         )
     )
     if not counted:
-        return
+        return False
     await _change_stock(connection, product_id, stock=quantity, reserved=0)
     await connection.execute(
         insert(stock_movements).values(
@@ -157,6 +157,7 @@ async def return_stock(
             actor="saga",
         )
     )
+    return True
 
 
 async def release_stock(connection: AsyncConnection, order_id: UUID) -> None:

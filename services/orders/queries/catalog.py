@@ -3,9 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from unicodedata import normalize
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, select, tuple_
+from sqlalchemy import ColumnElement, Select, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db import FixedSql
@@ -115,8 +116,9 @@ def _page(
 
 def _contains(search: str) -> ColumnElement[bool]:
     """Whatever the case, by Unicode's rules and not by those of the cluster's locale."""
-    escaped = search.replace("/", "//").replace("%", "/%").replace("_", "/_")
-    return products.c.title.collate("pg_unicode_fast").ilike(f"%{escaped}%", escape="/")
+    escaped = normalize("NFC", search).replace("/", "//").replace("%", "/%").replace("_", "/_")
+    wanted = func.casefold(literal(f"%{escaped}%").collate("pg_unicode_fast"))
+    return func.casefold(products.c.title.collate("pg_unicode_fast")).like(wanted, escape="/")
 
 
 async def lock_offers(connection: FixedSql, product_ids: Collection[UUID]) -> list[Offer]:

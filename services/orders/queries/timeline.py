@@ -12,8 +12,9 @@ _ROWS = """
     WITH mine AS MATERIALIZED (
         SELECT id, total_cents, total_points, currency, payment_method FROM orders
         WHERE id = :order_id OR user_id = :user_id ORDER BY created_at DESC LIMIT 1000)
-    SELECT h.created_at AS at, 2 AS rank, 'order.' || h.to_status AS kind, h.id::text AS id, h.order_id,
-        h.trace_id,
+    SELECT h.created_at AS at, 2 AS rank,
+        'order.' || CASE WHEN h.from_status = h.to_status THEN h.reason ELSE h.to_status END AS kind,
+        h.id::text AS id, h.order_id, h.trace_id,
         jsonb_build_object('from', h.from_status, 'to', h.to_status, 'actor', h.actor, 'reason', h.reason,
             'cents', nullif(m.total_cents, 0), 'points', nullif(m.total_points, 0), 'currency', m.currency,
             'payment_method', m.payment_method) AS fields
@@ -70,6 +71,8 @@ def _amount(fields: Fields) -> str:
 def _order(fields: Fields) -> str:
     if "from" not in fields:
         return f"order of {_amount(fields)} placed, by {fields['payment_method']}: {fields['to']}"
+    if fields["from"] == fields["to"]:
+        return f"{fields['reason']} by {fields['actor']}"
     return f"{fields['from']} -> {fields['to']} by {fields['actor']}: {fields['reason']}"
 
 

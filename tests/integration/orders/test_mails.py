@@ -129,6 +129,10 @@ async def test_a_shipment_fulfils_the_order_once_with_its_mail_and_its_audit_ent
     assert [(entry["actor"], entry["action"], entry["reason"]) for entry in entries] == [
         ("operator", "order.shipped", "packed")
     ]
+    assert (await shop.history(order.id))[1:] == [
+        ("pending", "completed", "saga", "points_reserved"),
+        ("completed", "completed", "operator", "shipped"),
+    ]
 
 
 async def test_what_has_no_goods_left_or_is_not_paid_is_not_shipped(shop: Shop) -> None:

@@ -84,6 +84,9 @@ async def test_a_points_order_goes_back_whole(shop: Shop) -> None:
     await shop.refund_becomes(refund.id, "succeeded")
     assert await shop.wallet.balance(user_id) == (10_000, 0, 0)
     assert await shop.stock(picture) == (100, 0)
+    restocked = "SELECT payload FROM outbox WHERE subject = 'orders.product.changed' ORDER BY id DESC LIMIT 1"
+    [told] = await shop.sql(restocked)
+    assert events_pb2.ProductChanged.FromString(told["payload"]).product_id == str(picture)
     row = await shop.becomes(order.id, "refunded")
     assert (row["refunded_points"], row["failure_reason"]) == (170, None)
     assert (await shop.history(order.id))[-1] == ("completed", "refunded", "operator", "refunded")
@@ -232,6 +235,25 @@ async def test_refunds_wait_for_payments(shop: Shop) -> None:
     for refund in refunds:
         await shop.refund_becomes(refund.id, "succeeded")
         assert shop.payments.refund_calls[refund.id] == 1
+
+
+async def test_an_order_is_fulfilled_as_long_as_its_goods_are_given_back(shop: Shop) -> None:
+    picture, print_ = await shop.product(cents=500), await shop.product(cents=500, type="physical")
+    user_id = uuid4()
+    order = await shop.place(user_id, {picture: 1, print_: 1}, method=STRIPE)
+    await tell(shop, order, PAID, 2)
+    refund = await shop.refund(order.id, {print_: 1})
+    await shop.refund_becomes(refund.id, "succeeded")
+    assert (await shop.get(user_id, order.id)).HasField("fulfilled_at")
+    # The bank sent the money back: the print is the customer's again.
+    await tell_refund(shop, refund, 3, "FAILED", failure_reason="expired_or_canceled_card")
+    assert not (await shop.get(user_id, order.id)).HasField("fulfilled_at")
+    assert (await shop.ship(order.id)).HasField("fulfilled_at")
+    # What was sent stays sent; what goes back whole was never fulfilled by that.
+    again = await shop.refund(order.id, {print_: 1})
+    await shop.refund_becomes(again.id, "succeeded")
+    await tell_refund(shop, again, 3, "FAILED", failure_reason="expired_or_canceled_card")
+    assert (await shop.get(user_id, order.id)).HasField("fulfilled_at")
 
 
 async def test_money_that_went_back_in_the_dashboard_counts(shop: Shop) -> None:

@@ -50,11 +50,15 @@ _OPERATORS_COLUMNS = [
 # Ids do not sort by time: an operator's product has one that was made of the request's key.
 _AS_THEY_CAME_IN = (products.c.created_at, products.c.id)
 # Product order is the one order in which stock rows are ever locked.
+# Not of what is unlimited, and so for good: buyers of that need not wait for each other.
 _LOCK_OFFERS = """
     SELECT p.id, p.title, p.price_cents, p.price_points, p.currency, p.active,
            i.stock_quantity - i.reserved_quantity
-    FROM products p JOIN product_inventory i ON i.product_id = p.id
-    WHERE p.id = ANY(%s) ORDER BY p.id FOR NO KEY UPDATE OF i"""
+    FROM products p LEFT JOIN (
+        SELECT product_id, stock_quantity, reserved_quantity FROM product_inventory
+        WHERE product_id = ANY(%(ids)s) AND stock_quantity IS NOT NULL
+        ORDER BY product_id FOR NO KEY UPDATE) i ON i.product_id = p.id
+    WHERE p.id = ANY(%(ids)s) ORDER BY p.id"""
 
 
 def _products() -> Select[tuple[object, ...]]:
@@ -122,6 +126,6 @@ def _contains(search: str) -> ColumnElement[bool]:
 
 
 async def lock_offers(connection: FixedSql, product_ids: Collection[UUID]) -> list[Offer]:
-    """The products as they stand now, their stock rows locked in product order."""
-    cursor = await connection.execute(_LOCK_OFFERS, (list(product_ids),))
+    """The products as they stand now, their rows of limited stock locked in product order."""
+    cursor = await connection.execute(_LOCK_OFFERS, {"ids": list(product_ids)})
     return [Offer(*row) for row in await cursor.fetchall()]

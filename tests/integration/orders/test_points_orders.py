@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
+import psycopg
 import pytest
 
 from protos.events.v1 import events_pb2
@@ -43,6 +44,17 @@ async def outcome(call: Any) -> "pb.Order | DomainError":
     except grpc.aio.AioRpcError as error:
         return as_domain_error(error)
     return order
+
+
+async def test_buyers_of_what_is_unlimited_wait_for_nobody(shop: Shop) -> None:
+    limited, unlimited = await shop.product(stock=10, points=50), await shop.product(stock=None, points=20)
+    user_id = await shop.wallet.user(200)
+    async with await psycopg.AsyncConnection.connect(shop.admin_url) as somebody:
+        await somebody.execute(
+            "SELECT 1 FROM product_inventory WHERE product_id = ANY(%s) FOR UPDATE", ([limited, unlimited],)
+        )
+        assert (await shop.place(user_id, {unlimited: 1})).status == COMPLETED
+        await refused(shop.place(user_id, {limited: 1}), grpc.StatusCode.UNAVAILABLE, "BUSY")
 
 
 async def test_a_bought_order_leaves_exactly_its_rows(shop: Shop) -> None:

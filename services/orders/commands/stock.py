@@ -126,10 +126,12 @@ async def reserve_again(connection: AsyncConnection, order: Order) -> bool:
 
 
 async def lock_stock(connection: AsyncConnection, product_ids: Collection[UUID]) -> None:
-    """Locks the stock rows of these products, in product order."""
+    """Locks the rows of these products in product order; nobody changes what is unlimited."""
     await connection.execute(
         select(product_inventory.c.product_id)
-        .where(product_inventory.c.product_id.in_(product_ids))
+        .where(
+            product_inventory.c.product_id.in_(product_ids), product_inventory.c.stock_quantity.is_not(None)
+        )
         .order_by(product_inventory.c.product_id)
         .with_for_update(key_share=True)
     )

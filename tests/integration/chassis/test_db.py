@@ -17,7 +17,10 @@ from services.chassis.idempotency import Request
 from tests.integration.chassis.support import eventually, rows, write
 from tests.support.metrics import value
 
-_HANG_UP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test-worker'"
+_HANG_UP = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE application_name = 'test-worker' AND datname = current_database()"
+)
 _USER = "SELECT current_setting('app.user_id', true)"
 
 
@@ -73,7 +76,10 @@ async def test_both_kinds_of_transaction_share_one_pool(url: str, database: Data
                 text("INSERT INTO effects VALUES (:id, :note)"), {"id": uuid4(), "note": f"core {number}"}
             )
     assert rows(url, "SELECT count(*) FROM effects") == [(40,)]
-    used = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'test-worker'"
+    used = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = 'test-worker' AND datname = current_database()"
+    )
 
     async def is_one() -> bool:
         return rows(url, used) == [(1,)]

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from nats.js import JetStreamContext
 
 from tests.integration.wallet.client import KEY, Wallet, WalletProcess, connected
@@ -25,6 +26,12 @@ def rekey(process: WalletProcess, keys: str, *arguments: str) -> tuple[int, dict
     )
     (line,) = done.stderr.splitlines()
     return done.returncode, json.loads(line)
+
+
+@pytest.fixture(autouse=True)
+async def nobody_else_has_an_email(wallet: Wallet) -> None:
+    """Other tests leave some that open nowhere."""
+    await wallet.sql("UPDATE profiles SET email = NULL, email_hmac = NULL")
 
 
 async def test_what_an_old_key_sealed_opens_with_the_new_one_alone(

@@ -62,6 +62,8 @@ def test_a_process_without_its_settings_names_each_and_ends_with_2(
 ) -> None:
     module, *arguments = command.split()
     monkeypatch.setattr(sys, "argv", [module, *arguments])
+    # Another test may have imported it: runpy warns that it then runs twice.
+    monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 2

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import grpc
 import httpx
 
 from deploy.local.stackfile import StackFile
 from deploy.local.stripe_sandbox.ids import new_id
 from deploy.local.stripe_sandbox.objects import checkout_session, event
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
+from services.chassis import grpc_client
 
 _PACKAGE = "premium"
 _EMAIL = "bench@example.com"
@@ -46,7 +46,8 @@ async def _open_checkouts(stack: StackFile, *, count: int, users: Sequence[str])
     """The points of each checkout, by its id."""
     points: dict[str, int] = {}
     waiting = iter(range(count))
-    async with grpc.aio.insecure_channel(stack.grpc["payments"]) as channel:
+    # As the gateway's: a call that found every connection busy is made again.
+    async with grpc_client.channel(stack.grpc["payments"]) as channel:
         payments = payments_pb2_grpc.PaymentsServiceStub(channel)
 
         async def customer() -> None:

@@ -20,7 +20,9 @@ from gateway.following import FOLLOW_SECONDS
 from gateway.problems import problem
 from gateway.schemas import MAX_BODY_BYTES
 from gateway.settings import GatewaySettings
-from services.chassis import tracing
+from services.chassis import logs, tracing
+
+log = logs.get(__name__)
 
 WEBHOOK_PATH = "/api/webhooks/stripe"
 DOWNLOADS_PATH = "/api/downloads/"
@@ -189,6 +191,18 @@ class _Answer:
         method = self._scope["method"] if self._scope["method"] in _METHODS else "other"
         seconds = time.perf_counter() - self._began
         metrics.ANSWER_SECONDS.labels(method, route, status).observe(seconds)
+        if _is_worth_a_line(method, status):
+            log.info(
+                "http.answered", method=method, route=route, status=status, milliseconds=round(seconds * 1000)
+            )
+
+
+def _is_worth_a_line(method: str, status: int) -> bool:
+    """What changes something, and what went wrong: a trace id leads here. Whoever asks too often shall not
+    fill the disk."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return False
+    return method != "GET" or status >= HTTPStatus.BAD_REQUEST
 
 
 def _limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:

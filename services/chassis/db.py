@@ -26,7 +26,7 @@ from services.chassis import metrics
 Row = tuple[Any, ...]
 FixedSql = psycopg.AsyncConnection[Row]
 
-# A request waits 1 s for a lock and 1.5 s for a statement; a worker may take 5 s (DESIGN.md).
+# A request waits 1 s for a lock and 1.5 s for a statement; a worker may take 5 s.
 _REQUEST_TIMEOUTS_MS = {"lock_timeout": 1000, "statement_timeout": 1500}
 _WORKER_TIMEOUTS_MS = {"lock_timeout": 5000, "statement_timeout": 5000}
 _IDLE_IN_TRANSACTION_MS = 10_000

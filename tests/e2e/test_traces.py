@@ -1,5 +1,6 @@
 """A purchase is one trace, from the request to what the last consumer did, at a collector of spans."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -98,3 +99,16 @@ async def test_a_refusal_is_no_failure_and_a_trace_tells_no_paths(
     assert {span.name for span in spans.values()} == {"GET /api/orders/{orderId}", "GetOrder"}
     assert not any(span.is_failed for span in spans.values()), "a no is an answer"
     assert spans["orders: GetOrder"].attributes["aishop.refused"] == "ORDER_NOT_FOUND"
+
+
+async def test_a_trace_id_leads_to_a_line_of_what_changed_something_or_went_wrong(
+    stack: RunningStack, customer: Customer
+) -> None:
+    opened = await customer.http.post("/api/checkout/points", json={"packageId": "basic"})
+    missing = await customer.http.get("/api/orders/00000000-0000-7000-8000-000000000000")
+    looked = await customer.http.get("/api/profile")
+    lines = [json.loads(line) for line in stack.log("gateway", 50).splitlines() if line.startswith("{")]
+    told = {line.get("trace_id"): (line.get("route"), line.get("status")) for line in lines}
+    assert told[opened.headers["X-Trace-Id"]] == ("/api/checkout/points", 201)
+    assert told[missing.headers["X-Trace-Id"]] == ("/api/orders/{orderId}", 404)
+    assert looked.headers["X-Trace-Id"] not in told

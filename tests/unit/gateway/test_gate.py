@@ -191,7 +191,7 @@ async def test_a_timeout_of_the_app_itself_is_not_taken_for_the_deadline(setting
 
 
 async def test_a_hundred_requests_at_once_pass(client: httpx.AsyncClient, api: Any) -> None:
-    """DESIGN.md: 100 requests at once of one user pass, and 1,000 webhooks."""
+    """By default 100 requests at once of one user pass, and 1,000 webhooks."""
     door = asyncio.Barrier(100)
 
     async def together() -> str:

@@ -8,7 +8,8 @@ from deploy.local.secret_store import Secrets, load_or_draw
 
 # Whatever looks like it, known or not.
 _PATTERNS = {
-    "a token": re.compile(r"eyJ[A-Za-z0-9_-]{8,}"),
+    # Not an id that has the three letters somewhere.
+    "a token": re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"),
     "an e-mail address": re.compile(r"[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+(?:com|org|net|local)\b"),
     "a key of Stripe's": re.compile(r"\b(?:sk|rk|whsec)_[A-Za-z0-9_]{8,}"),
     "a card number": re.compile(r"\b4242(?:[ -]?4242){3}\b"),

@@ -16,6 +16,7 @@ from tests.support.spills import spilled, spills
         ("connection to postgresql://127.0.0.1:5432/wallet refused", []),
         ("postgresql://wallet_app:***@127.0.0.1:5432/wallet", []),
         ("Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.e30.x", ["a token"]),
+        ("evt_1YzgVTNeyJuAGpbSpmuJRGBCW is an id", []),
         ("ada.lovelace+shop@example.com", ["an e-mail address"]),
         ("api_key=sk_test_0123456789", ["a key of Stripe's"]),
         ("whsec_0123456789abcdef", ["a key of Stripe's"]),

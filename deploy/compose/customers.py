@@ -56,10 +56,20 @@ class Customer:
     def _buy_with_points(self) -> None:
         body = {"paymentMethod": "points", "items": [{"productId": self._product(), "quantity": 1}]}
         answer = self._insist("POST", "/api/checkout", body)
-        if answer.status_code == _OUT_OF_POINTS:
+        if answer.status_code == _OUT_OF_POINTS or self._was_refused_later(answer.json()):
             self._buy_points()
             return
         self._promise(answer, "orders with points")
+
+    def _was_refused_later(self, answer: Any) -> bool:
+        """Whoever is told `pending`, since nobody knew, follows the order: it may yet cost too much."""
+        if answer.get("status") != "pending":
+            return False
+        path = f"/api/orders/{answer['orderId']}"
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (order := self._see(path))["status"] == "pending":
+            self._rest(deadline, f"{path}: {order}")
+        return bool(order["failureReason"] == "insufficient_points")
 
     def _buy_by_card(self) -> None:
         body = {"paymentMethod": "stripe", "items": [{"productId": self._product(), "quantity": 1}]}

@@ -307,6 +307,7 @@ OPERATIONS = Dashboard(
                 "Mails",
                 {
                     "unsent": "max(aishop_orders_mails_unsent)",
+                    "in doubt": "max(aishop_orders_mails_in_doubt)",
                     "age of the oldest in minutes": "max(aishop_orders_mail_oldest_seconds) / 60",
                 },
             ),

@@ -14,6 +14,7 @@ from gateway.gate import TRACE_HEADER, Gate
 from gateway.routes import (
     admin_analytics,
     admin_audit,
+    admin_mails,
     admin_orders,
     admin_payments,
     admin_points,
@@ -48,6 +49,7 @@ _ROUTERS = (
     admin_orders.router,
     admin_payments.router,
     admin_shipments.router,
+    admin_mails.router,
     admin_timeline.router,
     admin_analytics.router,
     admin_audit.router,

@@ -228,6 +228,12 @@ KINDS: dict[str, Kind] = {
     "saga_past_pivot": Kind(
         409, "The saga can only go forward", "Past `step` nothing is undone: retry it, or refund its order."
     ),
+    "mail_not_found": Kind(404, "The order has no such mail", "Read GET /api/admin/mails: what is not sent."),
+    "mail_not_in_doubt": Kind(
+        409,
+        "The mail is not in doubt",
+        "`currentStatus` tells how it stands: only of a mail in doubt there is something to decide.",
+    ),
     "range_too_large": Kind(
         422,
         "The range holds more than can be counted in time",

@@ -16,7 +16,7 @@ from gateway.admission import CALLER_IN_SCOPE
 from gateway.auth import Authenticator, Customer
 from gateway.backends import Backends
 from gateway.problems import ProblemError
-from gateway.schemas import EVENT_ID_PATTERN, LINK_PATTERN, SAGA_PATTERN, UUID_PATTERN
+from gateway.schemas import EVENT_ID_PATTERN, LINK_PATTERN, MAIL_PATTERN, SAGA_PATTERN, UUID_PATTERN
 
 BEARER = "bearer"
 _UUID = re.compile(UUID_PATTERN)
@@ -25,6 +25,7 @@ _PATTERNS = {
     "eventId": re.compile(EVENT_ID_PATTERN),
     "token": re.compile(LINK_PATTERN),
     "saga": re.compile(SAGA_PATTERN),
+    "mail": re.compile(MAIL_PATTERN),
 }
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 # The path's parameter, and what is not found when it cannot be an id.
@@ -38,6 +39,7 @@ _NOT_FOUND = {
     "quarantineId": "quarantine_not_found",
     "reconciliationId": "reconciliation_not_found",
     "saga": "saga_not_found",
+    "mail": "mail_not_found",
 }
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

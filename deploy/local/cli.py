@@ -22,7 +22,17 @@ from rich.table import Table
 from deploy.local import ports
 from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
 from deploy.local.logfiles import log_tail
-from deploy.local.operator import adjust, events, quarantine, reconcile, refund, replay, sagas, timeline
+from deploy.local.operator import (
+    adjust,
+    events,
+    mails,
+    quarantine,
+    reconcile,
+    refund,
+    replay,
+    sagas,
+    timeline,
+)
 from deploy.local.operator.client import GatewayError
 from deploy.local.stackfile import StackFile
 
@@ -195,6 +205,7 @@ app.add_typer(quarantine.app, name="quarantine")
 app.command()(adjust.adjust)
 app.command()(refund.refund)
 app.add_typer(sagas.app, name="sagas")
+app.add_typer(mails.app, name="mails")
 app.command()(timeline.timeline)
 
 

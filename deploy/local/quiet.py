@@ -9,7 +9,7 @@ _OPEN = {
     "wallet": "SELECT count(*) FROM outbox WHERE sent_at IS NULL",
     "orders": """
         SELECT (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
-            + (SELECT count(*) FROM mails WHERE sent_at IS NULL)
+            + (SELECT count(*) FROM mails WHERE sent_at IS NULL AND handed_at IS NULL)
             + (SELECT count(*) FROM saga_runs WHERE status IN ('running', 'undoing')
                 AND NOT (step = 'await_payment' AND lease_until IS NULL))""",
     "payments": """

@@ -8,6 +8,20 @@ from typing import Any
 _CANCEL_AGAIN_SECONDS = 0.5
 
 
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits work that must not stop half-way; a cancellation meanwhile is raised when it is done."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
+
+
 @asynccontextmanager
 async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Runs the coroutines beside the block and cancels them at its end.

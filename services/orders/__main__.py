@@ -159,7 +159,7 @@ async def serve(settings: OrdersSettings) -> None:
         OrdersOperatorService(
             database,
             table=sagas,
-            wake=runner.wake,
+            wake=wake_everyone,
         ),
         orders_pb2_grpc.add_OrdersOperatorServiceServicer_to_server,
         orders_pb2.DESCRIPTOR.services_by_name["OrdersOperatorService"],

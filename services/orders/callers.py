@@ -42,6 +42,8 @@ CALLERS: Callers = {
         "ListSagas": _FOR_OPERATORS,
         "RetrySaga": _FOR_OPERATORS,
         "CompensateSaga": _FOR_OPERATORS,
+        "ListMails": _FOR_OPERATORS,
+        "ResolveMail": _FOR_OPERATORS,
         "GetTimeline": _FOR_OPERATORS,
         "GetAnalytics": _FOR_OPERATORS,
         "ListAuditLog": _FOR_OPERATORS,

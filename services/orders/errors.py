@@ -172,6 +172,14 @@ def saga_past_pivot(step: str) -> Rejected:
     )
 
 
+def mail_not_found(order_id: UUID) -> NotFound:
+    return NotFound("MAIL_NOT_FOUND", "the order has no such mail", order_id=order_id)
+
+
+def mail_not_in_doubt(status: str) -> Rejected:
+    return Rejected("MAIL_NOT_IN_DOUBT", f"the mail is {status}: there is nothing to decide", status=status)
+
+
 def points_not_captured_yet(order_id: UUID) -> Unavailable:
     return Unavailable("NOT_CAPTURED_YET", "the order's points are still to be spent", order_id=order_id)
 

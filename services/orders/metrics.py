@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.chassis.sampling import MESSAGING, Reading, Row, Sample, Tally
+from services.orders.mails.mail import IN_DOUBT
 from services.orders.rules import Method, Status
 
 # A product of which fewer can be bought is low on stock.
@@ -110,13 +111,19 @@ READINGS: tuple[Reading, ...] = (
     Reading("sagas", _RUNS, _SAGAS),
     Reading(
         "mails",
-        """
-        SELECT count(*) AS unsent, extract(epoch FROM now() - min(created_at)) AS oldest
+        f"""
+        SELECT count(*) FILTER (WHERE handed_at IS NULL) AS unsent,
+            extract(epoch FROM now() - min(created_at) FILTER (WHERE handed_at IS NULL)) AS oldest,
+            count(*) FILTER (WHERE {IN_DOUBT}) AS in_doubt
         FROM mails WHERE sent_at IS NULL""",
         {
             "unsent": Gauge("aishop_orders_mails_unsent", "Mails that are yet to be sent."),
             "oldest": Gauge(
                 "aishop_orders_mail_oldest_seconds", "Age of the oldest mail that is yet to be sent."
+            ),
+            "in_doubt": Gauge(
+                "aishop_orders_mails_in_doubt",
+                "Mails of which nobody knows whether the mail server took them: an operator decides.",
             ),
         },
     ),

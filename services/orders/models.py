@@ -434,8 +434,13 @@ mails = Table(
     Column("last_error", Text),
     Column("next_attempt_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     _time("created_at"),
+    _time("handed_at", null=True),
     _time("sent_at", null=True),
     PrimaryKeyConstraint("order_id", "kind"),
+    # Whoever looks for what is due finds nothing that may have been sent.
+    CheckConstraint(
+        "handed_at IS NULL OR sent_at IS NOT NULL OR next_attempt_at = 'infinity'", name="handed_once"
+    ),
     CheckConstraint(
         "kind ~ '^(receipt|downloads|shipped|refund:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'",
         name="known_kind",

@@ -28,6 +28,7 @@ POINTS_ORDER = (
     "saga.capture_points.recorded",
     "relay.sent",
     "relay.acknowledged",
+    "mail.handed",
     "mail.sent",
 )
 DOWNLOAD = ("orders.download.opened", "orders.download.writing", "orders.download.counted", "mail.claimed")

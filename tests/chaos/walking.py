@@ -8,6 +8,10 @@ with a lease of 10 s to wait for). At the end the audit must find nothing.
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from uuid import UUID
+
+import httpx
+import psycopg
 
 from deploy.local import audit
 from deploy.local.ephemeral import RunningStack, wait_until
@@ -50,6 +54,7 @@ async def walk(
         assert _fired(fired) == set(points)
         profile = await see(customer, "/api/profile")
     assert profile["pointsHeld"] == 0
+    assert _mails_that_came_twice_or_never(stack, customer.user_id) == []
     assert audit.audit(stack.file) == []
 
 
@@ -140,6 +145,21 @@ async def _page(customer: Customer, order_id: str, seconds: float) -> str:
 
 async def _until(customer: Customer, path: str, is_so: Callable[[JSON], bool], seconds: float) -> JSON:
     return await until(lambda: see(customer, path), is_so, seconds=seconds)
+
+
+def _mails_that_came_twice_or_never(stack: RunningStack, user_id: UUID) -> list[str]:
+    """Those that were handed and not marked as sent, which a crash did, may have come once or never."""
+    to = {"to": f"{user_id}@example.com"}
+    answer = httpx.get(f"{stack.file.mailbox_url}/api/messages", params=to, trust_env=False)
+    came = [mail["messageId"].strip("<>").partition("@")[0] for mail in answer.json()["items"]]
+    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
+        sent = connection.execute(
+            "SELECT order_id || '.' || replace(kind, ':', '.') FROM mails"
+            " WHERE user_id = %s AND sent_at IS NOT NULL",
+            (user_id,),
+        ).fetchall()
+    never = {name for (name,) in sent} - set(came)
+    return [name for name in came if came.count(name) > 1] + sorted(never)
 
 
 def _fired(file: Path) -> set[str]:

@@ -62,6 +62,9 @@ SIGNED_IN = {
 OPERATOR = {
     "GET /api/admin/orders/{orderId}",
     "POST /api/admin/orders/{orderId}/refunds",
+    "GET /api/admin/mails",
+    "POST /api/admin/orders/{orderId}/mails/{mail}/send-again",
+    "POST /api/admin/orders/{orderId}/mails/{mail}/delivered",
     "GET /api/admin/sagas",
     "POST /api/admin/orders/{orderId}/sagas/{saga}/retry",
     "POST /api/admin/orders/{orderId}/sagas/{saga}/compensate",

@@ -185,6 +185,11 @@ def _mend(orders: Outsider, user: str) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             orders.call(service, name, **request)
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION, name
+    orders.call(service, "ListMails", status="in_doubt")
+    wanted = {"kind": "shipped", "resolution": "MAIL_RESOLUTION_SEND_AGAIN"}
+    with pytest.raises(grpc.RpcError) as refused:
+        orders.call(service, "ResolveMail", **order, **act, **wanted)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def _pay(payments: Outsider, user: str) -> None:

@@ -135,6 +135,27 @@ ORDER_REFUND_STATUS_FAILED: OrderRefundStatus.ValueType  # 4
 """Nothing was refunded: what it took may be refunded again."""
 Global___OrderRefundStatus: _TypeAlias = OrderRefundStatus  # noqa: Y015
 
+class _MailResolution:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MailResolutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MailResolution.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MAIL_RESOLUTION_UNSPECIFIED: _MailResolution.ValueType  # 0
+    MAIL_RESOLUTION_SEND_AGAIN: _MailResolution.ValueType  # 1
+    """Under the same Message-ID."""
+    MAIL_RESOLUTION_DELIVERED: _MailResolution.ValueType  # 2
+    """The mail server's log says that it was taken."""
+
+class MailResolution(_MailResolution, metaclass=_MailResolutionEnumTypeWrapper): ...
+
+MAIL_RESOLUTION_UNSPECIFIED: MailResolution.ValueType  # 0
+MAIL_RESOLUTION_SEND_AGAIN: MailResolution.ValueType  # 1
+"""Under the same Message-ID."""
+MAIL_RESOLUTION_DELIVERED: MailResolution.ValueType  # 2
+"""The mail server's log says that it was taken."""
+Global___MailResolution: _TypeAlias = MailResolution  # noqa: Y015
+
 @_typing.final
 class Product(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -2108,6 +2129,158 @@ class CompensateSagaResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompensateSagaResponse: _TypeAlias = CompensateSagaResponse  # noqa: Y015
+
+@_typing.final
+class Mail(_message.Message):
+    """In doubt: the mail server may have taken it, but its answer was not heard; it is not sent again by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    HANDED_AT_FIELD_NUMBER: _builtins.int
+    SENT_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    kind: _builtins.str
+    """receipt, downloads, shipped or refund:<refund id>."""
+    user_id: _builtins.str
+    status: _builtins.str
+    """waiting, handed, in_doubt or sent."""
+    attempts: _builtins.int
+    last_error: _builtins.str
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def handed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was given to a sender for good."""
+
+    @_builtins.property
+    def sent_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        handed_at: _timestamp_pb2.Timestamp | None = ...,
+        sent_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "handed_at", b"handed_at", "sent_at", b"sent_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "handed_at", b"handed_at", "kind", b"kind", "last_error", b"last_error", "order_id", b"order_id", "sent_at", b"sent_at", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mail: _TypeAlias = Mail  # noqa: Y015
+
+@_typing.final
+class ListMailsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    status: _builtins.str
+    """waiting, handed or in_doubt; empty: all that are not sent."""
+    limit: _builtins.int
+    cursor: _builtins.str
+    def __init__(
+        self,
+        *,
+        status: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMailsRequest: _TypeAlias = ListMailsRequest  # noqa: Y015
+
+@_typing.final
+class ListMailsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mail]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___Mail] | None = ...,
+        next_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_cursor", b"next_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMailsResponse: _TypeAlias = ListMailsResponse  # noqa: Y015
+
+@_typing.final
+class ResolveMailRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    kind: _builtins.str
+    resolution: Global___MailResolution.ValueType
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        resolution: Global___MailResolution.ValueType = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "kind", b"kind", "order_id", b"order_id", "reason", b"reason", "resolution", b"resolution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveMailRequest: _TypeAlias = ResolveMailRequest  # noqa: Y015
+
+@_typing.final
+class ResolveMailResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def mail(self) -> Global___Mail: ...
+    def __init__(
+        self,
+        *,
+        mail: Global___Mail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mail", b"mail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mail", b"mail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveMailResponse: _TypeAlias = ResolveMailResponse  # noqa: Y015
 
 @_typing.final
 class GetTimelineRequest(_message.Message):

@@ -1129,6 +1129,16 @@ class OrdersOperatorServiceStub:
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaRequest.SerializeToString,
                 response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaResponse.FromString,
                 _registered_method=True)
+        self.ListMails = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/ListMails',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListMailsRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListMailsResponse.FromString,
+                _registered_method=True)
+        self.ResolveMail = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/ResolveMail',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ResolveMailRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ResolveMailResponse.FromString,
+                _registered_method=True)
         self.GetTimeline = channel.unary_unary(
                 '/aishop.orders.v1.OrdersOperatorService/GetTimeline',
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.GetTimelineRequest.SerializeToString,
@@ -1197,6 +1207,21 @@ class OrdersOperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMails(self, request, context):
+        """Mails that are not known to be sent, those of the oldest orders first, by keyset cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveMail(self, request, context):
+        """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
+        {status}.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTimeline(self, request, context):
         """What happened here to an order or a user, the oldest first.
         """
@@ -1252,6 +1277,16 @@ def add_OrdersOperatorServiceServicer_to_server(servicer, server):
                     servicer.CompensateSaga,
                     request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaRequest.FromString,
                     response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaResponse.SerializeToString,
+            ),
+            'ListMails': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMails,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListMailsRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListMailsResponse.SerializeToString,
+            ),
+            'ResolveMail': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveMail,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ResolveMailRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ResolveMailResponse.SerializeToString,
             ),
             'GetTimeline': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTimeline,
@@ -1432,6 +1467,60 @@ class OrdersOperatorService:
             '/aishop.orders.v1.OrdersOperatorService/CompensateSaga',
             protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaRequest.SerializeToString,
             protos_dot_orders_dot_v1_dot_orders__pb2.CompensateSagaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/ListMails',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListMailsRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListMailsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveMail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/ResolveMail',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ResolveMailRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ResolveMailResponse.FromString,
             options,
             channel_credentials,
             insecure,

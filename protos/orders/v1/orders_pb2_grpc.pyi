@@ -435,6 +435,12 @@ class OrdersOperatorServiceStub:
     """Turns a run around that has not passed its pivot: what it did is given back, its order ends.
     NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_PAST_PIVOT | SAGA_ENDED.
     """
+    ListMails: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListMailsRequest, _orders_pb2.ListMailsResponse]
+    """Mails that are not known to be sent, those of the oldest orders first, by keyset cursor."""
+    ResolveMail: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ResolveMailRequest, _orders_pb2.ResolveMailResponse]
+    """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
+    {status}.
+    """
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]
     """What happened here to an order or a user, the oldest first."""
     GetAnalytics: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetAnalyticsRequest, _orders_pb2.GetAnalyticsResponse]
@@ -469,6 +475,12 @@ class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
     CompensateSaga: _aio.UnaryUnaryMultiCallable[_orders_pb2.CompensateSagaRequest, _orders_pb2.CompensateSagaResponse]  # type: ignore[assignment]
     """Turns a run around that has not passed its pivot: what it did is given back, its order ends.
     NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_PAST_PIVOT | SAGA_ENDED.
+    """
+    ListMails: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListMailsRequest, _orders_pb2.ListMailsResponse]  # type: ignore[assignment]
+    """Mails that are not known to be sent, those of the oldest orders first, by keyset cursor."""
+    ResolveMail: _aio.UnaryUnaryMultiCallable[_orders_pb2.ResolveMailRequest, _orders_pb2.ResolveMailResponse]  # type: ignore[assignment]
+    """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
+    {status}.
     """
     GetTimeline: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]  # type: ignore[assignment]
     """What happened here to an order or a user, the oldest first."""
@@ -537,6 +549,24 @@ class OrdersOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orders_pb2.CompensateSagaResponse, _abc.Awaitable[_orders_pb2.CompensateSagaResponse]]:
         """Turns a run around that has not passed its pivot: what it did is given back, its order ends.
         NOT_FOUND SAGA_NOT_FOUND; FAILED_PRECONDITION SAGA_PAST_PIVOT | SAGA_ENDED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMails(
+        self,
+        request: _orders_pb2.ListMailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ListMailsResponse, _abc.Awaitable[_orders_pb2.ListMailsResponse]]:
+        """Mails that are not known to be sent, those of the oldest orders first, by keyset cursor."""
+
+    @_abc_1.abstractmethod
+    def ResolveMail(
+        self,
+        request: _orders_pb2.ResolveMailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ResolveMailResponse, _abc.Awaitable[_orders_pb2.ResolveMailResponse]]:
+        """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
+        {status}.
         """
 
     @_abc_1.abstractmethod

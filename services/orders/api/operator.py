@@ -15,26 +15,28 @@ from services.chassis.errors import Invalid
 from services.chassis.fields import as_text, as_uuid
 from services.orders import errors, refund_saga
 from services.orders.api.messages import as_order
-from services.orders.api.operator_messages import as_analytics, as_refund, as_saga
+from services.orders.api.operator_messages import as_analytics, as_mail, as_refund, as_saga
 from services.orders.api.shipping import as_shipment
 from services.orders.commands import interventions, refunds
 from services.orders.commands.interventions import Decision
+from services.orders.commands.mails import Verdict, resolve_mail
 from services.orders.commands.refunds import Wanted
 from services.orders.commands.shipping import ship_order
-from services.orders.queries import analytics, sagas, timeline
+from services.orders.queries import analytics, mails, sagas, timeline
 from services.orders.queries.orders import find_order
 from services.orders.queries.refunds import list_refunds
 from services.orders.rules import sum_quantities
 from services.orders.saga import Saga
 
 _STATUSES = ("running", "undoing", "done", "undone", "stuck")
+_RESOLUTIONS = (pb.MAIL_RESOLUTION_SEND_AGAIN, pb.MAIL_RESOLUTION_DELIVERED)
 _LONGEST_NAME = 100
 _LONGEST_ACTOR = 255
 _LONGEST_REASON = 500
 
 
 class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
-    """One method for each RPC. `wake` makes the saga runner look."""
+    """One method for each RPC. `wake` makes the saga runner and the mailer look."""
 
     def __init__(self, database: Database, *, table: Iterable[Saga], wake: Callable[[], None]) -> None:
         self._database = database
@@ -101,6 +103,39 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
         async with self._database.worker() as connection:
             order = await ship_order(connection, order_id, shipment)
         return pb.ShipOrderResponse(order=as_order(order))
+
+    async def ListMails(self, request: pb.ListMailsRequest, _: Any) -> pb.ListMailsResponse:
+        limit = cursor.page_size(request.limit)
+        if request.status and request.status not in mails.UNSENT:
+            raise _invalid("status", f"one of {', '.join(mails.UNSENT)}")
+        async with self._database.worker() as connection:
+            found = await mails.list_unsent(
+                connection,
+                statuses=(request.status,) if request.status else mails.UNSENT,
+                limit=limit + 1,
+                after=_after(request.cursor),
+            )
+        page = found[:limit]
+        return pb.ListMailsResponse(
+            items=[as_mail(mail) for mail in page],
+            next_cursor=cursor.encode(page[-1].order_id, page[-1].kind) if len(found) > limit else "",
+        )
+
+    async def ResolveMail(self, request: pb.ResolveMailRequest, _: Any) -> pb.ResolveMailResponse:
+        actor, reason = _who_and_why(request.actor, request.reason)
+        if request.resolution not in _RESOLUTIONS:
+            raise _invalid("resolution", "SEND_AGAIN or DELIVERED")
+        verdict = Verdict(
+            order_id=as_uuid(request.order_id, field="order_id"),
+            kind=as_text(request.kind, field="kind", longest=_LONGEST_NAME),
+            is_delivered=request.resolution == pb.MAIL_RESOLUTION_DELIVERED,
+            actor=actor,
+            reason=reason,
+        )
+        async with self._database.worker() as connection:
+            mail = await resolve_mail(connection, verdict)
+        self._wake()
+        return pb.ResolveMailResponse(mail=as_mail(mail))
 
     async def GetTimeline(self, request: pb.GetTimelineRequest, _: Any) -> pb.GetTimelineResponse:
         of = chassis_timeline.wanted(request)

@@ -9,6 +9,7 @@ from protos.orders.v1 import orders_pb2 as pb
 from services.orders.api.messages import as_product
 from services.orders.queries.analytics import Counted
 from services.orders.queries.catalog import StockedProduct
+from services.orders.queries.mails import SeenMail
 from services.orders.queries.refunds import Refund
 from services.orders.queries.sagas import SeenRun
 from services.orders.queries.stock import StockMovement
@@ -90,6 +91,20 @@ def as_saga(run: SeenRun, steps: tuple[str, ...]) -> pb.Saga:
         created_at=_stamp(run.created_at),
         updated_at=_stamp(run.updated_at),
         leased=run.is_leased,
+    )
+
+
+def as_mail(mail: SeenMail) -> pb.Mail:
+    return pb.Mail(
+        order_id=str(mail.order_id),
+        kind=mail.kind,
+        user_id=str(mail.user_id),
+        status=mail.status,
+        attempts=mail.attempts,
+        last_error=mail.last_error or "",
+        created_at=_stamp(mail.created_at),
+        handed_at=None if mail.handed_at is None else _stamp(mail.handed_at),
+        sent_at=None if mail.sent_at is None else _stamp(mail.sent_at),
     )
 
 

@@ -1,10 +1,14 @@
 """A mail that is due: one row of `mails` with what it tells of its order.
 
-States: unsent (due at next_attempt_at) → sent. Whoever claims a mail has it for the lease that it writes into
-next_attempt_at; when that has passed and nobody said that it was sent, it is claimed again.
+States: unsent (due at next_attempt_at) → handed (to one sender, handed_at; due at no time) → sent, or unsent
+again when the mail server says that it did not take it. Whoever claims an unsent mail has it for the lease
+that it writes into next_attempt_at, and must still have it handed before the mail's text goes out: of many
+senders one succeeds. Handed for IN_DOUBT_SECONDS and not sent is in doubt: the server may have taken the mail
+and its answer was not heard, so it is never sent again by itself (RFC 1047 tells how duplicates come about);
+an operator decides (commands/mails.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -16,6 +20,10 @@ from services.chassis.db import FixedSql
 RECEIPT, DOWNLOADS, SHIPPED = "receipt", "downloads", "shipped"
 # refund:<id of the refund>
 REFUND = "refund"
+Key = tuple[UUID, str]
+# Longer than a sender waits for the mail server's answer.
+IN_DOUBT_SECONDS = 120
+IN_DOUBT = f"sent_at IS NULL AND handed_at < now() - interval '{IN_DOUBT_SECONDS} s'"
 
 _CLAIM = """
     WITH due AS (
@@ -41,13 +49,19 @@ _CLAIM = """
                 LEFT JOIN refund_items t ON t.refund_id = r.id AND t.product_id = i.product_id
             WHERE i.order_id = o.id) l
     WHERE o.email IS NOT NULL"""
+_HAND = """
+    UPDATE mails m SET handed_at = now(), next_attempt_at = 'infinity'
+    FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
+    WHERE m.order_id = s.order_id AND m.kind = s.kind AND m.handed_at IS NULL AND m.sent_at IS NULL
+    RETURNING m.order_id, m.kind"""
 _SENT = """
     UPDATE mails m SET sent_at = now(), last_error = NULL
     FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
     WHERE m.order_id = s.order_id AND m.kind = s.kind"""
-_FAILED = """
-    UPDATE mails SET last_error = %s, next_attempt_at = now() + %s * interval '1 s'
-    WHERE order_id = %s AND kind = %s"""
+_REFUSED = """
+    UPDATE mails SET last_error = %s, handed_at = NULL, next_attempt_at = now() + %s * interval '1 s'
+    WHERE order_id = %s AND kind = %s AND sent_at IS NULL AND (handed_at IS NOT NULL) = %s"""
+_UNANSWERED = "UPDATE mails SET last_error = %s WHERE order_id = %s AND kind = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +88,35 @@ class Mail:
     # Nobody asked for that refund: the payment came when the order had ended.
     came_too_late: bool = False
 
+    @property
+    def key(self) -> Key:
+        return self.order_id, self.kind
+
 
 async def claim_due(connection: FixedSql, *, limit: int, lease_seconds: float) -> Sequence[Mail]:
     async with connection.cursor(row_factory=class_row(Mail)) as cursor:
         return await (await cursor.execute(_CLAIM, (limit, lease_seconds))).fetchall()
 
 
+async def hand(connection: FixedSql, mails: Sequence[Mail]) -> Collection[Key]:
+    """The mails that are ours to send, now and never again; the others are somebody else's, or are sent."""
+    return await (await connection.execute(_HAND, _keys(mails))).fetchall()
+
+
 async def mark_sent(connection: FixedSql, mails: Sequence[Mail]) -> None:
-    await connection.execute(_SENT, ([mail.order_id for mail in mails], [mail.kind for mail in mails]))
+    await connection.execute(_SENT, _keys(mails))
 
 
-async def try_later(connection: FixedSql, mail: Mail, *, error: str, seconds: float) -> None:
-    await connection.execute(_FAILED, (error, seconds, mail.order_id, mail.kind))
+async def try_later(
+    connection: FixedSql, mail: Mail, *, error: str, seconds: float, was_handed: bool
+) -> None:
+    """After a refusal. A mail that was not handed to us is left alone when it is handed to somebody else."""
+    await connection.execute(_REFUSED, (error, seconds, *mail.key, was_handed))
+
+
+async def leave_in_doubt(connection: FixedSql, mail: Mail, *, error: str) -> None:
+    await connection.execute(_UNANSWERED, (error, *mail.key))
+
+
+def _keys(mails: Sequence[Mail]) -> tuple[list[UUID], list[str]]:
+    return [mail.order_id for mail in mails], [mail.kind for mail in mails]

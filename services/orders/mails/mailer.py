@@ -1,21 +1,14 @@
-"""Sends mails over a few kept SMTP connections.
+"""Which mails are sent when: those that are handed over, and those that are left in the table.
 
 Whoever completes an order hands its mails over in memory and has leased them by their first next_attempt_at;
-what a crash left behind is claimed from the table once that time has come. A mail whose turn comes late is
-left to the table too: somebody else may be about to send it. Mails are sent with no transaction open and then
-marked. A crash in between sends again under the same Message-ID, by which mail clients drop the copy: SMTP
-knows no once-only delivery.
+what a crash left behind is claimed from the table once that time has come. Each goes out once: delivery.py.
 """
 
 import asyncio
-import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-import aiosmtplib
 import psycopg
+from cryptography.exceptions import InvalidTag
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.chassis import failpoints, logs
@@ -24,11 +17,11 @@ from services.chassis.db import Database
 from services.chassis.workers import Worker
 from services.orders.commands.settling import Confirmed
 from services.orders.fulfilment import DIGITAL
+from services.orders.mails.delivery import Delivery
 from services.orders.mails.letters import letter_of
-from services.orders.mails.mail import DOWNLOADS, RECEIPT, Mail, claim_due, mark_sent, try_later
-from services.orders.mails.message import message_of
+from services.orders.mails.mail import DOWNLOADS, RECEIPT, Mail, claim_due
+from services.orders.mails.message import Message, message_of
 from services.orders.queries.orders import Order
-from services.orders.rules import backoff_seconds
 from services.orders.sealing import email_place
 
 log = logs.get(__name__)
@@ -37,17 +30,6 @@ _BATCH = 50
 _TICK_SECONDS = 2.0
 _GATHER_SECONDS = 0.1
 _QUEUE = 10_000
-_CONNECTIONS = 4
-_SMTP_SECONDS = 10.0
-_ALERT_AFTER = 10
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A mail that is ours to send until then, on the monotonic clock."""
-
-    mail: Mail
-    until: float
 
 
 class Mailer:
@@ -70,8 +52,8 @@ class Mailer:
         self._shop_url = shop_url.rstrip("/")
         self._grant_days = grant_days
         self._lease_seconds = lease_seconds
-        self._connections = [_connection(smtp_url) for _ in range(_CONNECTIONS)]
-        self._handed_over: asyncio.Queue[_Held] = asyncio.Queue(_QUEUE)
+        self._delivery = Delivery(database, smtp_url=smtp_url, write=self._write)
+        self._handed_over: asyncio.Queue[Mail] = asyncio.Queue(_QUEUE)
         self._worker = Worker("mailer", self._send_left_behind, tick_seconds=_TICK_SECONDS)
         self.wake = self._worker.wake
 
@@ -80,7 +62,7 @@ class Mailer:
         if order.email is not None:
             with suppress(asyncio.QueueFull):
                 for mail in _mails_of(order, confirmed, order.email):
-                    self._handed_over.put_nowait(self._held(mail))
+                    self._handed_over.put_nowait(mail)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -94,60 +76,25 @@ class Mailer:
             while len(mails) < _BATCH and not self._handed_over.empty():
                 mails.append(self._handed_over.get_nowait())
             try:
-                await self._send_all(mails)
+                await self._delivery.send(mails)
             except (psycopg.Error, SQLAlchemyError) as error:
-                # Unmarked: sent again from the table, under the same Message-ID.
-                log.warning("mail.not_marked", error=repr(error))
+                # Their lease runs out, and then they are sent from the table.
+                log.warning("mail.left_behind", error=repr(error))
 
     async def _send_left_behind(self) -> bool:
         async with self._database.worker_statement() as connection:
             claimed = await claim_due(connection, limit=_BATCH, lease_seconds=self._lease_seconds)
         failpoints.hit("mail.claimed")
-        await self._send_all([self._held(mail) for mail in claimed])
+        await self._delivery.send(claimed)
         return len(claimed) == _BATCH
 
-    def _held(self, mail: Mail) -> "_Held":
-        """Until half of its lease has passed, so that it is sent and marked within the other half."""
-        return _Held(mail, until=time.monotonic() + self._lease_seconds / 2)
-
-    async def _send_all(self, mails: Sequence["_Held"]) -> None:
-        shares = [mails[start::_CONNECTIONS] for start in range(_CONNECTIONS)]
-        done = await asyncio.gather(*map(self._send_over, self._connections, shares))
-        sent = [mail for share in done for mail in share]
-        failpoints.hit("mail.sent")
-        if sent:
-            async with self._database.worker_statement() as connection:
-                await mark_sent(connection, sent)
-
-    async def _send_over(self, smtp: aiosmtplib.SMTP, mails: Sequence["_Held"]) -> list[Mail]:
-        """Sends one after the other; returns those that were taken."""
-        return [
-            held.mail for held in mails if time.monotonic() < held.until and await self._send(smtp, held.mail)
-        ]
-
-    async def _send(self, smtp: aiosmtplib.SMTP, mail: Mail) -> bool:
-        to = self._keyring.open(mail.email, place=email_place(mail.order_id)).decode()
+    def _write(self, mail: Mail) -> Message:
         try:
-            letter = letter_of(mail, shop_url=self._shop_url, grant_days=self._grant_days)
-            message = message_of(mail, letter, sender=self._sender, to=to)
-            if not smtp.is_connected:
-                await smtp.connect()
-            # The envelope is said here: out of the headers, an address could be read as several.
-            options = [] if to.isascii() else ["SMTPUTF8"]
-            await smtp.sendmail(self._sender, [to], message, mail_options=options)
-        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-            smtp.close()
-            await self._try_later(mail, error)
-            return False
-        return True
-
-    async def _try_later(self, mail: Mail, error: Exception) -> None:
-        report = log.error if mail.attempts > _ALERT_AFTER else log.warning
-        report("mail.failed", order_id=str(mail.order_id), kind=mail.kind, error=type(error).__name__)
-        async with self._database.worker_statement() as connection:
-            await try_later(
-                connection, mail, error=type(error).__name__, seconds=backoff_seconds(mail.attempts)
-            )
+            to = self._keyring.open(mail.email, place=email_place(mail.order_id)).decode()
+        except (InvalidTag, KeyError, IndexError) as error:
+            raise ValueError("the address cannot be opened") from error
+        letter = letter_of(mail, shop_url=self._shop_url, grant_days=self._grant_days)
+        return message_of(mail, letter, sender=self._sender, to=to)
 
 
 def _mails_of(order: Order, confirmed: Confirmed, email: bytes) -> list[Mail]:
@@ -169,15 +116,3 @@ def _mails_of(order: Order, confirmed: Confirmed, email: bytes) -> list[Mail]:
         )
         for kind in kinds
     ]
-
-
-def _connection(smtp_url: str) -> aiosmtplib.SMTP:
-    address = urlsplit(smtp_url)
-    return aiosmtplib.SMTP(
-        hostname=address.hostname,
-        port=address.port,
-        username=address.username,
-        password=address.password,
-        use_tls=address.scheme == "smtps",
-        timeout=_SMTP_SECONDS,
-    )

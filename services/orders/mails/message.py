@@ -5,6 +5,7 @@ for every order. Headers hold nothing that anybody typed but the address, which 
 """
 
 import base64
+from dataclasses import dataclass
 from email.utils import format_datetime
 
 from services.orders.mails.layout import Letter, as_html, as_text
@@ -19,7 +20,16 @@ _PART = (
 )
 
 
-def message_of(mail: Mail, letter: Letter, *, sender: str, to: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`sender` and `to` are the envelope's."""
+
+    sender: str
+    to: str
+    content: bytes
+
+
+def message_of(mail: Mail, letter: Letter, *, sender: str, to: str) -> Message:
     """ValueError when `to` is not one mailbox. In UTF-8 only where the address is: RFC 6532."""
     if not is_mailbox(to):
         raise ValueError("not one mailbox")
@@ -40,7 +50,8 @@ def message_of(mail: Mail, letter: Letter, *, sender: str, to: str) -> bytes:
         _PART.format(boundary=boundary, kind=kind, body=_base64(text))
         for kind, text in (("plain", as_text(letter)), ("html", as_html(letter)))
     )
-    return ("\r\n".join(headers) + f"\r\n\r\n{parts}--{boundary}--\r\n").encode()
+    content = ("\r\n".join(headers) + f"\r\n\r\n{parts}--{boundary}--\r\n").encode()
+    return Message(sender, to, content)
 
 
 def _base64(text: str) -> str:

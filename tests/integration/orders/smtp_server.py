@@ -1,8 +1,9 @@
-"""A real SMTP server inside the test, that can be away, slow to greet, or refuse."""
+"""A real SMTP server inside the test, that can be away, refuse, or hang up instead of answering."""
 
 import asyncio
 import email
 from email.message import Message
+from typing import Literal
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -14,6 +15,8 @@ class SmtpServer:
         self.port = port
         self.received: list[Message] = []
         self.refusing = False
+        # Hangs up after the text, which it has kept or not.
+        self.hanging_up: Literal["", "kept", "lost"] = ""
         self._server: asyncio.Server | None = None
         self._transports: set[asyncio.BaseTransport] = set()
 
@@ -48,9 +51,13 @@ class SmtpServer:
 
         return Connection(self, enable_SMTPUTF8=True, loop=asyncio.get_running_loop())
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
         if self.refusing:
             return "451 try again later"
         assert isinstance(envelope.content, bytes)
-        self.received.append(email.message_from_bytes(envelope.content))
+        if self.hanging_up != "lost":
+            self.received.append(email.message_from_bytes(envelope.content))
+        if self.hanging_up:
+            assert isinstance(server.transport, asyncio.WriteTransport)
+            server.transport.abort()
         return "250 kept"

@@ -1,13 +1,15 @@
-"""Mails on a running orders service: to whom, once each, and again when the server refuses."""
+"""Mails on a running orders service: to whom, once each, again when the server refuses, and in doubt when it
+says nothing."""
 
-import asyncio
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from typing import Literal
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from psycopg.errors import CheckViolation
 from pydantic import SecretStr
 
 from protos.orders.v1 import orders_pb2 as pb
@@ -22,6 +24,7 @@ from tests.integration.wallet.client import KEY, refused
 
 REJECTED = grpc.StatusCode.FAILED_PRECONDITION
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
+SEND_AGAIN, DELIVERED = pb.MAIL_RESOLUTION_SEND_AGAIN, pb.MAIL_RESOLUTION_DELIVERED
 
 
 def text_of(shop: Shop, order_id: str, kind: str) -> str:
@@ -60,28 +63,29 @@ async def test_while_the_server_refuses_mails_wait_and_then_go_once(shop: Shop) 
     assert await shop.mails_sent(order.id) == {"receipt", "downloads"}
 
 
-async def test_a_mail_whose_turn_comes_too_late_is_left_to_the_table(shop: Shop, database: Database) -> None:
-    """Two mailers are handed mails that were sent before; only one of them still has its lease."""
-    product_id, orders = await shop.product(), []
-    for _ in range(2):
-        placed = await shop.place(await shop.wallet.user(100), {product_id: 1}, email="ada@example.com")
-        await shop.mails_sent(placed.id)
-        async with database.worker() as connection:
-            orders.append(await find_order(connection, UUID(placed.id)))
-    late, early = orders
-    assert late is not None
-    assert early is not None
-    async with background(
-        handed_over(shop, database, late, lease_seconds=0.0).run(),
-        handed_over(shop, database, early, lease_seconds=60.0).run(),
-    ):
-        async with asyncio.timeout(20):
-            while len(shop.smtp.ids(str(early.id))) < 4:
-                await asyncio.sleep(0.02)
-    assert len(shop.smtp.ids(str(late.id))) == 2
+async def test_of_two_who_have_a_mail_one_sends_it(shop: Shop, database: Database) -> None:
+    """Both were handed what another has put off: none of them knows of the others."""
+    product_id, user_id = await shop.product(), await shop.wallet.user(500)
+    shop.smtp.refusing = True
+    try:
+        placed = await shop.place(user_id, {product_id: 1}, email="ada@example.com")
+        await shop.until(
+            "SELECT 1 FROM mails WHERE order_id = %s AND handed_at IS NULL AND last_error <> '' OFFSET 1",
+            placed.id,
+        )
+        await shop.sql(
+            "UPDATE mails SET next_attempt_at = now() + interval '1 h' WHERE order_id = %s", placed.id
+        )
+    finally:
+        shop.smtp.refusing = False
+    async with database.worker() as connection:
+        order = await find_order(connection, UUID(placed.id))
+    assert order is not None
+    async with background(*(handed_over(shop, database, order).run() for _ in range(4))):
+        assert await shop.mails_sent(placed.id) == {"receipt", "downloads"}
 
 
-def handed_over(shop: Shop, database: Database, order: Order, *, lease_seconds: float) -> Mailer:
+def handed_over(shop: Shop, database: Database, order: Order) -> Mailer:
     mailer = Mailer(
         database,
         Keyring(SecretStr(f"test:{KEY}")),
@@ -89,10 +93,73 @@ def handed_over(shop: Shop, database: Database, order: Order, *, lease_seconds: 
         sender="shop@aishop.test",
         shop_url=SHOP_URL,
         grant_days=30,
-        lease_seconds=lease_seconds,
+        lease_seconds=60.0,
     )
     mailer.hand_over(order, Confirmed(order.created_at, order.fulfilled_at, order.version, ["digital"]))
     return mailer
+
+
+async def in_doubt(shop: Shop, how: Literal["kept", "lost"]) -> str:
+    """An order whose two mails the server has taken, or not, and has not answered, two minutes ago."""
+    product_id, user_id = await shop.product(), await shop.wallet.user(500)
+    shop.smtp.hanging_up = how
+    try:
+        order = await shop.place(user_id, {product_id: 1}, email="ada@example.com")
+        await shop.until(
+            "SELECT 1 FROM mails WHERE order_id = %s AND handed_at <= now() AND last_error <> '' OFFSET 1",
+            order.id,
+        )
+    finally:
+        shop.smtp.hanging_up = ""
+    await shop.sql("UPDATE mails SET handed_at = now() - interval '121 s' WHERE order_id = %s", order.id)
+    return order.id
+
+
+async def resolve(shop: Shop, order_id: str, kind: str, how: "pb.MailResolution.ValueType") -> pb.Mail:
+    request = pb.ResolveMailRequest(
+        order_id=order_id, kind=kind, resolution=how, actor="operator", reason="the log says so"
+    )
+    return (await shop.operator.ResolveMail(request)).mail
+
+
+async def test_a_mail_whose_answer_was_lost_is_in_doubt_and_goes_out_again_by_an_operator_alone(
+    shop: Shop,
+) -> None:
+    order_id = await in_doubt(shop, "kept")
+    # Those who send left-behind mails pass by: a later one is sent.
+    later = await shop.place(await shop.wallet.user(100), {await shop.product(): 1}, email="ada@example.com")
+    await shop.sql("UPDATE mails SET next_attempt_at = now() WHERE order_id = %s", later.id)
+    await shop.mails_sent(later.id)
+    assert len(shop.smtp.ids(order_id)) == 2
+    listed = (await shop.operator.ListMails(pb.ListMailsRequest(status="in_doubt", limit=100))).items
+    assert {mail.kind for mail in listed if mail.order_id == order_id} == {"receipt", "downloads"}
+    timeline = await shop.operator.GetTimeline(pb.GetTimelineRequest(order_id=order_id))
+    summaries = {entry.kind: entry.summary for entry in timeline.entries}
+    assert summaries["mail.receipt"] == "mail receipt given to the mail server, whose answer is not known"
+
+    assert (await resolve(shop, order_id, "receipt", DELIVERED)).status == "sent"
+    again = await resolve(shop, order_id, "downloads", SEND_AGAIN)
+    assert (again.status, again.HasField("handed_at")) == ("waiting", False)
+    await shop.until("SELECT 1 FROM mails WHERE order_id = %s HAVING bool_and(sent_at IS NOT NULL)", order_id)
+    kinds = sorted(each.removeprefix(f"<{order_id}.").partition("@")[0] for each in shop.smtp.ids(order_id))
+    assert kinds == ["downloads", "downloads", "receipt"]
+    entries = await shop.sql("SELECT action, reason FROM audit_log WHERE subject = %s ORDER BY seq", order_id)
+    assert [entry["action"] for entry in entries] == ["mail.delivered", "mail.sent_again"]
+
+
+async def test_what_was_decided_of_a_mail_stays_decided(shop: Shop) -> None:
+    order_id = await in_doubt(shop, "lost")
+    for _ in range(2):
+        assert (await resolve(shop, order_id, "receipt", DELIVERED)).status == "sent"
+    fields = await refused(resolve(shop, order_id, "receipt", SEND_AGAIN), REJECTED, "MAIL_NOT_IN_DOUBT")
+    assert fields == {"status": "sent"}
+    await refused(resolve(shop, order_id, "shipped", DELIVERED), grpc.StatusCode.NOT_FOUND, "MAIL_NOT_FOUND")
+    await refused(
+        resolve(shop, order_id, "downloads", pb.MAIL_RESOLUTION_UNSPECIFIED), INVALID, "INVALID_FIELD"
+    )
+    assert len(await shop.sql("SELECT 1 FROM audit_log WHERE subject = %s", order_id)) == 1
+    with pytest.raises(CheckViolation):
+        await shop.sql("UPDATE mails SET next_attempt_at = now() WHERE order_id = %s", order_id)
 
 
 @pytest.mark.parametrize("address", ["ada@example.com, eve@evil.test", "ada@example.com\r\nX: y", "nobody"])

@@ -39,7 +39,7 @@ def mail_of(kind: str, **changes: Any) -> Mail:
 def sent(mail: Mail, to: str = "ada@example.com") -> EmailMessage:
     letter = letter_of(mail, shop_url="https://shop.test", grant_days=30)
     message = email.message_from_bytes(
-        message_of(mail, letter, sender="shop@shop.test", to=to), policy=default
+        message_of(mail, letter, sender="shop@shop.test", to=to).content, policy=default
     )
     assert isinstance(message, EmailMessage)
     return message

@@ -1,0 +1,64 @@
+"""One kept SMTP connection, a mail at a time in two halves: the envelope, which sends nothing that anybody
+would read, and then the text. Between the two, whoever sends makes sure that the mail is his (mail.py).
+"""
+
+from urllib.parse import urlsplit
+
+import aiosmtplib
+from aiosmtplib.errors import SMTPNotSupported, SMTPResponseException
+
+_COMMAND_SECONDS = 10.0
+# RFC 5321 (4.5.3.2.6) asks for patience after the text: a server that took it may answer late.
+_ANSWER_SECONDS = 60.0
+_REFUSALS = range(400, 600)
+
+
+class RefusedError(Exception):
+    """The mail was not sent, and is not going to be."""
+
+
+class UnansweredError(Exception):
+    """The text went out, or a part of it, and nobody said what became of it."""
+
+
+class SmtpConnection:
+    """To the server of `smtp://` or `smtps://[user:password@]host:port`; opened when it is needed. After an
+    error it is closed, and with it the server's half of what was begun."""
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        self._smtp = aiosmtplib.SMTP(
+            hostname=address.hostname,
+            port=address.port,
+            username=address.username,
+            password=address.password,
+            use_tls=address.scheme == "smtps",
+            timeout=_COMMAND_SECONDS,
+        )
+
+    async def begin(self, *, sender: str, to: str) -> None:
+        """Says the envelope. It is said here and not read out of the headers, where an address could be taken
+        for several. Raises RefusedError."""
+        encoding, options = ("ascii", []) if to.isascii() else ("utf-8", ["SMTPUTF8"])
+        try:
+            if not self._smtp.is_connected:
+                await self._smtp.connect()
+            if options and not self._smtp.supports_extension("smtputf8"):
+                raise SMTPNotSupported("SMTPUTF8")
+            await self._smtp.mail(sender, options=options, encoding=encoding)
+            await self._smtp.rcpt(to, encoding=encoding)
+        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            self.close()
+            raise RefusedError(type(error).__name__) from error
+
+    async def finish(self, message: bytes) -> None:
+        """Sends the text; returns when the server has taken it. Raises RefusedError, UnansweredError."""
+        try:
+            await self._smtp.data(message, timeout=_ANSWER_SECONDS)
+        except (aiosmtplib.SMTPException, OSError) as error:
+            self.close()
+            is_no = isinstance(error, SMTPResponseException) and error.code in _REFUSALS
+            raise (RefusedError if is_no else UnansweredError)(type(error).__name__) from error
+
+    def close(self) -> None:
+        self._smtp.close()

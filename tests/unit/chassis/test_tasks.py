@@ -1,0 +1,39 @@
+"""What must not stop half-way."""
+
+import asyncio
+
+import pytest
+
+from services.chassis.tasks import to_the_end
+
+
+async def test_whoever_is_cancelled_again_and_again_ends_when_the_work_is_done() -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    done: list[str] = []
+
+    async def work() -> None:
+        begun.set()
+        await may_end.wait()
+        done.append("work")
+
+    async def waiter() -> None:
+        await to_the_end(work())
+        done.append("waiter goes on")
+
+    task = asyncio.create_task(waiter())
+    await begun.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["work"]
+
+
+async def test_what_the_work_raises_is_raised() -> None:
+    async def work() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await to_the_end(work())

@@ -2,7 +2,7 @@
 
 | # | a mail's way | a crash afterwards leaves it |
 |---|---|---|
-| 1 | the envelope is said; a refusal puts the mail off | unsent: it goes out when its lease is over |
+| 1 | the envelope is said; a "no" puts the mail off | unsent: it goes out when its lease is over |
 | 2 | `hand`, one statement: of many senders one gets the mail | in doubt |
 | 3 | the text, and the server's answer | in doubt |
 | 4 | the answer is kept: sent, unsent again, or in doubt when there was none | as it was kept |
@@ -36,7 +36,7 @@ _KEEP_PAUSE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A mail whose envelope a server has taken."""
+    """A mail whose text a server waits for."""
 
     mail: Mail
     message: Message

@@ -1,11 +1,18 @@
-"""One kept SMTP connection, a mail at a time in two halves: the envelope, which sends nothing that anybody
-would read, and then the text. Between the two, whoever sends makes sure that the mail is his (mail.py).
+"""One kept SMTP connection, a mail at a time in two halves: all up to the server's word that the text may
+come (354), of which nothing remains when the connection breaks, and then the text. Between the two, whoever
+sends makes sure that the mail is his (mail.py).
 """
 
 from urllib.parse import urlsplit
 
 import aiosmtplib
-from aiosmtplib.errors import SMTPNotSupported, SMTPResponseException
+from aiosmtplib.errors import (
+    SMTPDataError,
+    SMTPNotSupported,
+    SMTPResponseException,
+    SMTPServerDisconnected,
+)
+from aiosmtplib.typing import SMTPStatus
 
 _COMMAND_SECONDS = 10.0
 # RFC 5321 (4.5.3.2.6) asks for patience after the text: a server that took it may answer late.
@@ -37,8 +44,8 @@ class SmtpConnection:
         )
 
     async def begin(self, *, sender: str, to: str) -> None:
-        """Says the envelope. It is said here and not read out of the headers, where an address could be taken
-        for several. Raises RefusedError."""
+        """Says the envelope, and asks for the text's turn. The envelope is said here and not read out of the
+        headers, where an address could be taken for several. Raises RefusedError."""
         encoding, options = ("ascii", []) if to.isascii() else ("utf-8", ["SMTPUTF8"])
         try:
             if not self._smtp.is_connected:
@@ -47,14 +54,26 @@ class SmtpConnection:
                 raise SMTPNotSupported("SMTPUTF8")
             await self._smtp.mail(sender, options=options, encoding=encoding)
             await self._smtp.rcpt(to, encoding=encoding)
+            answer = await self._smtp.execute_command(b"DATA")
+            if answer.code != SMTPStatus.start_input:
+                raise SMTPDataError(answer.code, answer.message)
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             self.close()
             raise RefusedError(type(error).__name__) from error
 
-    async def finish(self, message: bytes) -> None:
-        """Sends the text; returns when the server has taken it. Raises RefusedError, UnansweredError."""
+    async def finish(self, content: bytes) -> None:
+        """Sends the text, whose lines end in CRLF; returns when the server has taken it. Raises RefusedError,
+        UnansweredError."""
+        # RFC 5321 (4.5.2): a line that is a dot alone would be the end.
+        stuffed = content.replace(b"\r\n.", b"\r\n..")
         try:
-            await self._smtp.data(message, timeout=_ANSWER_SECONDS)
+            if self._smtp.protocol is None:
+                raise SMTPServerDisconnected("Connection lost")
+            self._smtp.protocol.write(stuffed + b".\r\n")
+            # With nothing in between: it drops an answer that nobody waits for.
+            answer = await self._smtp.protocol.read_response(timeout=_ANSWER_SECONDS)
+            if answer.code != SMTPStatus.completed:
+                raise SMTPDataError(answer.code, answer.message)
         except (aiosmtplib.SMTPException, OSError) as error:
             self.close()
             is_no = isinstance(error, SMTPResponseException) and error.code in _REFUSALS

@@ -159,12 +159,24 @@ async def test_what_becomes_of_messages_is_counted_and_so_is_what_waits(
         await eventually(partial(_stored_again, jetstream, stream, id, 3), "a copy is stored")
         await eventually(lambda: at_rest(jetstream, stream), "nothing left")
     assert [after - b for after, b in zip(counts(), before, strict=True)] == [1, 1, 1, 1]
+    # An open pull would take the message, and be gone.
+    await eventually(lambda: _nobody_pulls(jetstream, stream), "the broker knows of the end")
     await publish(jetstream, stream, "three")
     stopped = Consumer(
         subscription, bus=bus, database=database, after_commit=lambda: None, ack_wait_seconds=10
     )
-    await stopped.take(database)
-    assert value("aishop_consumer_pending_messages", consumer="test__thing") == 1
+
+    async def seen_waiting() -> bool:
+        await stopped.take(database)
+        return value("aishop_consumer_pending_messages", consumer="test__thing") == 1
+
+    # The broker tells the consumer of a message after it has told the publisher that it is stored.
+    await eventually(seen_waiting, "the third is counted")
+
+
+async def _nobody_pulls(jetstream: JetStreamContext, stream: str) -> bool:
+    info = await jetstream.consumer_info(stream, "test__thing")
+    return not info.num_waiting
 
 
 @pytest.mark.parametrize("headers", [{"Nats-Msg-Id": "not a uuid"}, {}])

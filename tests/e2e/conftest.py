@@ -1,13 +1,19 @@
 """People who visit the shared shop. Each test meets somebody new."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from deploy.local import audit
 from deploy.local.ephemeral import RunningStack
 from tests.e2e.rest_client import Customer, sign_in, visit
+
+
+# How much a shop had written when its books were last found in order.
+_IN_ORDER: dict[Path, str] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +22,17 @@ def books(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "stack" in request.fixturenames:
         shop: RunningStack = request.getfixturevalue("stack")
-        assert audit.audit(shop.file) == []
+        written = _written(shop)
+        # Half of the tests are refusals, after which not a byte was written.
+        if _IN_ORDER.get(shop.data) != written:
+            assert audit.audit(shop.file) == []
+            _IN_ORDER[shop.data] = written
+
+
+def _written(shop: RunningStack) -> str:
+    """Where the log of all databases ends, in which every change is."""
+    with psycopg.connect(shop.file.database_urls["wallet"]) as connection:
+        return str(connection.execute("SELECT pg_current_wal_insert_lsn()").fetchall()[0][0])
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 import httpx
 import jwt
 
+from tests.support.plain_http import NO_TLS
+
 JSON = dict[str, Any]
 _PROBLEM = "application/problem+json"
 # What a route cannot declare: the path is not one, or has no such method.
@@ -57,14 +59,14 @@ class Customer:
 
 async def pay(url: str, action: str = "pay") -> None:
     """What a customer does on the hosted page."""
-    async with httpx.AsyncClient(trust_env=False, timeout=15) as browser:
+    async with httpx.AsyncClient(trust_env=False, timeout=15, verify=NO_TLS) as browser:
         answer = await browser.post(url, data={"action": action})
     assert answer.status_code == 402 if action == "decline" else answer.status_code < 400, answer.text
 
 
 async def control(stripe_url: str, what: str, **body: Any) -> JSON:
     """Pulls one of the sandbox's strings."""
-    async with httpx.AsyncClient(trust_env=False, timeout=15) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=15, verify=NO_TLS) as http:
         answer = await http.post(f"{stripe_url}/_control/{what}", json=body)
     assert answer.is_success, answer.text
     return dict(answer.json())
@@ -115,19 +117,30 @@ class Document:
             assert code in codes.get("enum", ()), f"{request.method} {path} does not declare {code}"
 
 
+_DOCUMENTS: dict[str, Document] = {}
+
+
 @asynccontextmanager
 async def visit(gateway_url: str, token: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the shop; every answer is judged."""
-    async with httpx.AsyncClient(trust_env=False) as plain:
-        document = Document((await plain.get(f"{gateway_url}/openapi.json")).json())
+    document = await _document_of(gateway_url)
     async with httpx.AsyncClient(
         base_url=gateway_url,
         headers={"Authorization": f"Bearer {token}"} if token else {},
         event_hooks={"response": [document.judge]},
         timeout=20,
         trust_env=False,
+        verify=NO_TLS,
     ) as http:
         yield http
+
+
+async def _document_of(gateway_url: str) -> Document:
+    """It is the same as long as the shop runs."""
+    if gateway_url not in _DOCUMENTS:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as http:
+            _DOCUMENTS[gateway_url] = Document((await http.get(f"{gateway_url}/openapi.json")).json())
+    return _DOCUMENTS[gateway_url]
 
 
 @asynccontextmanager

@@ -15,6 +15,8 @@ import grpc
 import httpx
 import pytest
 
+from tests.support.plain_http import NO_TLS
+
 ROOT = Path(__file__).parents[3]
 SECRET = "a secret of the integration tests, long enough"
 
@@ -161,7 +163,8 @@ async def _spawn(log: Path, environment: dict[str, str]) -> Gateway:
             stderr=stream,
         )
     return Gateway(
-        process, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15, trust_env=False)
+        process,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15, trust_env=False, verify=NO_TLS),
     )
 
 

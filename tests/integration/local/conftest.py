@@ -24,6 +24,7 @@ from stripe import HTTPXClient, StripeClient
 
 from deploy.local.ports import busy
 from services.chassis.http_server import serving
+from tests.support.plain_http import NO_TLS
 
 KEY, SECRET = "sk_test_sandbox", "whsec_sandbox"
 VERSION = "2026-10-28.endive"
@@ -65,7 +66,7 @@ class Process:
 
     async def start(self) -> None:
         self.running = self._spawn()
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(verify=NO_TLS) as http:
             deadline = time.monotonic() + START_SECONDS
             while time.monotonic() < deadline:
                 assert self.running.poll() is None, f"{self.module} ended at once"
@@ -190,7 +191,7 @@ async def sandbox_running(data: Path, endpoint: Endpoint) -> AsyncIterator[Sandb
         max_network_retries=0,
     )
     await process.start()
-    async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=10, verify=NO_TLS) as http:
         try:
             yield Sandbox(process, url, client, http, endpoint)
         finally:
@@ -254,7 +255,7 @@ async def mailbox(tmp_path: Path) -> AsyncIterator[Mailbox]:
     }
     process = Process("deploy.local.mailbox", environment, f"http://{web}/healthz")
     await process.start()
-    async with httpx.AsyncClient(base_url=f"http://{web}") as http:
+    async with httpx.AsyncClient(base_url=f"http://{web}", verify=NO_TLS) as http:
         try:
             yield Mailbox(process, smtp_port, http)
         finally:

@@ -32,6 +32,7 @@ from services.chassis.db import Database
 from services.chassis.errors import DomainError
 from services.chassis.grpc_client import as_domain_error
 from tests.integration.payments.stripe_double import Fields, StripeDouble, event_body, running_double
+from tests.support.plain_http import NO_TLS
 from tests.support.servers import Servers
 
 KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"
@@ -266,7 +267,7 @@ async def payments_running(
     with process.running(stripe.url, **more) as started:
         async with (
             grpc.aio.insecure_channel(started.grpc_address) as channel,
-            httpx.AsyncClient(base_url=started.webhook_origin) as http,
+            httpx.AsyncClient(base_url=started.webhook_origin, verify=NO_TLS) as http,
         ):
             async with asyncio.timeout(60):
                 await channel.channel_ready()

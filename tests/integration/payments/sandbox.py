@@ -13,6 +13,7 @@ import httpx
 
 from tests.integration.payments.conftest import SECRETS, Payments
 from tests.integration.payments.stripe_double import StripeDouble
+from tests.support.plain_http import NO_TLS
 
 SESSIONS, REFUNDS = "/v1/checkout/sessions", "/v1/refunds"
 KEY = "sk_test_scripted"
@@ -25,7 +26,7 @@ class Sandbox(StripeDouble):
     def __init__(self, url: str, *, key: str = KEY) -> None:
         super().__init__()
         self.url = url
-        self.http = httpx.AsyncClient(base_url=url, timeout=20, trust_env=False)
+        self.http = httpx.AsyncClient(base_url=url, timeout=20, trust_env=False, verify=NO_TLS)
         self._auth = {"Authorization": f"Bearer {key}"}
 
     async def control(self, where: str, /, **body: Any) -> Any:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from gateway.app import create_api, guarded
 from gateway.backends import Backends, connect
 from gateway.settings import GatewaySettings
+from tests.support.plain_http import NO_TLS
 
 SECRET = "a secret of the unit tests that is long enough for HS384 as well"
 # Nothing listens on port 1.
@@ -74,5 +75,5 @@ def api(settings: GatewaySettings, backends: Backends) -> FastAPI:
 @pytest.fixture
 async def client(api: FastAPI, settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(guarded(api, settings), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://shop.test") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop.test", verify=NO_TLS) as http:
         yield http

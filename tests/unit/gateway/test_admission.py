@@ -12,6 +12,7 @@ from gateway.app import create_api, guarded
 from gateway.backends import Backends
 from gateway.settings import GatewaySettings
 from services.chassis.rates import LocalBuckets, Try
+from tests.support.plain_http import NO_TLS
 
 TokenMaker = Callable[..., str]
 # Nothing comes back while a test runs.
@@ -36,7 +37,9 @@ def shop(settings_with: Callable[..., GatewaySettings], backends: Backends) -> S
 
         def client(address: str = "203.0.113.1", **headers: str) -> httpx.AsyncClient:
             transport = httpx.ASGITransport(app, client=(address, 1), raise_app_exceptions=False)
-            return httpx.AsyncClient(transport=transport, base_url="http://shop.test", headers=headers)
+            return httpx.AsyncClient(
+                transport=transport, base_url="http://shop.test", headers=headers, verify=NO_TLS
+            )
 
         yield client
 

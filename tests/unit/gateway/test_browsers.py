@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from gateway.app import create_api, guarded
 from gateway.backends import Backends
 from gateway.settings import GatewaySettings
+from tests.support.plain_http import NO_TLS
 
 SHOP, EVIL = "https://shop.example", "https://evil.example"
 PAGES = ("/", "/checkout/success", "/checkout/cancel", f"/orders/{uuid.UUID(int=1)}", "/docs", "/docs/errors")
@@ -33,7 +34,7 @@ def gateway(settings_with: Callable[..., GatewaySettings], backends: Backends) -
 
         api.add_api_route("/api/fail", fail)
         transport = httpx.ASGITransport(guarded(api, settings), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop.test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop.test", verify=NO_TLS) as http:
             yield http
 
     return open_gateway

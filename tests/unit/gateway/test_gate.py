@@ -16,6 +16,7 @@ from gateway.gate import Gate, Lane
 from gateway.problems import KEY_IN_SCOPE
 from gateway.settings import GatewaySettings
 from tests.support.metrics import value
+from tests.support.plain_http import NO_TLS
 
 
 class Door:
@@ -42,7 +43,9 @@ class Door:
 
 @asynccontextmanager
 async def client_of(gate: Gate) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://shop.test") as http:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(gate), base_url="http://shop.test", verify=NO_TLS
+    ) as http:
         yield http
 
 

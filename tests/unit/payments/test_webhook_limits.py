@@ -16,6 +16,7 @@ from services.chassis.db import Database
 from services.chassis.rates import Rate
 from services.payments import webhooks
 from services.payments.webhooks import Receiver, create_app
+from tests.support.plain_http import NO_TLS
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def receiver() -> Receiver:
 async def client(receiver: Receiver) -> AsyncIterator[httpx.AsyncClient]:
     app = Starlette(routes=[Route("/", receiver.receive, methods=["POST"])])
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://payments.test") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://payments.test", verify=NO_TLS
+    ) as client:
         yield client
 
 
@@ -77,7 +80,9 @@ async def test_a_source_that_sends_too_much_is_refused_before_its_body_is_read(r
 
     def source(address: str, **headers: str) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app, client=(address, 1))
-        return httpx.AsyncClient(transport=transport, base_url="http://payments.test", headers=headers)
+        return httpx.AsyncClient(
+            transport=transport, base_url="http://payments.test", headers=headers, verify=NO_TLS
+        )
 
     async def deliver(http: httpx.AsyncClient, content: Any = b"x") -> httpx.Response:
         return await http.post("/api/webhooks/stripe", content=content)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 from xdist.remote import Producer
@@ -10,6 +11,7 @@ from xdist.remote import Producer
 from deploy.local.ephemeral import RunningStack, running_stack
 from tests.support import proofs
 from tests.support.groups import GroupScheduling, group_of, place_of
+from tests.support.prepared import prepared_folder
 from tests.support.servers import Servers
 from tests.support.spills import spills
 
@@ -53,15 +55,20 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[RunningStack]:
+def fresh_stack(
+    worker_id: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], AbstractContextManager[RunningStack]]:
+    """Starts a shop of one's own, for tests that harm it."""
+    if worker_id == "master":
+        # Alone: there may be nobody to share with.
+        return running_stack
+    return partial(running_stack, prepared=prepared_folder(tmp_path_factory.getbasetemp().parent))
+
+
+@pytest.fixture(scope="session")
+def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
     """The whole shop. Tests that use it leave it whole: they harm nothing and use users of their own. After
     the last of them nobody's secrets are in its logs."""
-    with running_stack() as running:
+    with fresh_stack() as running:
         yield running
         assert spills(running.data) == []
-
-
-@pytest.fixture
-def fresh_stack() -> Callable[[], AbstractContextManager[RunningStack]]:
-    """Starts a shop of one's own, for a test that harms it."""
-    return running_stack

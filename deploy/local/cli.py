@@ -80,6 +80,7 @@ def up(
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="Postgres, NATS and Valkey alone.")
     ] = False,
+    prepared: Annotated[bool, typer.Option("--prepared", hidden=True)] = False,
 ) -> None:
     """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
     import asyncio
@@ -94,7 +95,11 @@ def up(
         out.print(f"already running: supervisor pid {supervisor.pid}, {running.gateway_url}")
         return
     options = Options(
-        data=data, port_offset=port_offset, real_stripe=_real_stripe(), servers_only=servers_only
+        data=data,
+        port_offset=port_offset,
+        real_stripe=_real_stripe(),
+        servers_only=servers_only,
+        prepared=prepared,
     )
     if detach:
         _start_detached(options)
@@ -238,7 +243,7 @@ def _start_detached(options: "Options") -> None:
     (options.data / "logs").mkdir(parents=True, exist_ok=True)
     log = options.data / "logs" / "supervisor.log"
     arguments = ["up", "--data", str(options.data.resolve()), "--port-offset", str(options.port_offset)]
-    arguments += ["--servers-only"] if options.servers_only else []
+    arguments += ["--servers-only"] * options.servers_only + ["--prepared"] * options.prepared
     names = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
     stripe = {name: os.environ[name] for name in names if name in os.environ}
     with log.open("ab") as file:

@@ -62,12 +62,16 @@ class RunningStack:
 
 
 @contextmanager
-def running_stack(*, servers_only: bool = False) -> Iterator[RunningStack]:
-    """Starts a stack, gives it, and removes it, whatever happens. `servers_only`: without our own parts."""
+def running_stack(*, servers_only: bool = False, prepared: Path | None = None) -> Iterator[RunningStack]:
+    """Starts a stack, gives it, and removes it, whatever happens. `servers_only`: without our own parts;
+    `prepared`: in a copy of this data folder, whose databases are migrated and seeded."""
     data = Path(tempfile.mkdtemp(prefix="aishop-"))
     try:
+        if prepared:
+            shutil.copytree(prepared, data, dirs_exist_ok=True)
         with ports.free_offset() as offset:
-            process = _spawn(data, offset, servers_only=servers_only)
+            options = ["--servers-only"] * servers_only + ["--prepared"] * (prepared is not None)
+            process = _spawn(data, offset, options)
             try:
                 _wait_ready(process, data)
                 yield RunningStack(data)
@@ -102,10 +106,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         raise
 
 
-def _spawn(data: Path, offset: int, *, servers_only: bool) -> "subprocess.Popen[bytes]":
+def _spawn(data: Path, offset: int, options: list[str]) -> "subprocess.Popen[bytes]":
     (data / "logs").mkdir(exist_ok=True)
-    arguments = ["up", "--data", str(data), "--port-offset", str(offset)]
-    arguments += ["--servers-only"] if servers_only else []
+    arguments = ["up", "--data", str(data), "--port-offset", str(offset), *options]
     with (data / "logs" / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "deploy.local.cli", *arguments],

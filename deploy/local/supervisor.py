@@ -45,6 +45,8 @@ class Options:
     port_offset: int
     real_stripe: RealStripe | None = None
     servers_only: bool = False
+    # The databases are migrated and seeded already.
+    prepared: bool = False
     extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -112,7 +114,7 @@ class Supervisor:
         await self._bring_up(parts.servers(plan))
         await _in_thread(partial(bootstrap, plan.admin_url("postgres"), plan.secrets.role_passwords))
         if not self._options.servers_only:
-            for together in parts.one_shots(plan):
+            for together in [] if self._options.prepared else parts.one_shots(plan):
                 await asyncio.gather(*(self._run_once(*one_shot) for one_shot in together))
             await self._bring_up(parts.applications(plan))
         (self._data / "supervisor.sock").unlink(missing_ok=True)

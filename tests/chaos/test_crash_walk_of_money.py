@@ -1,11 +1,12 @@
 """A crash of wallet or payments at every boundary of an order and of a purchase: see walking.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from deploy.local.ephemeral import RunningStack, running_stack
+from deploy.local.ephemeral import RunningStack
 from tests.chaos.walking import (
     Flow,
     card_order,
@@ -44,8 +45,8 @@ PAYMENTS_REFUND = (
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    with running_stack() as running:
+def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
+    with fresh_stack() as running:
         yield running
 
 

@@ -1,11 +1,12 @@
 """A crash of orders at every boundary of its sagas: see walking.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from deploy.local.ephemeral import RunningStack, running_stack
+from deploy.local.ephemeral import RunningStack
 from tests.chaos.walking import (
     Flow,
     cancelled_order,
@@ -67,8 +68,8 @@ TOLD_OF_REFUND = (
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    with running_stack() as running:
+def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
+    with fresh_stack() as running:
         yield running
 
 

@@ -1,6 +1,7 @@
 """Facts that come late, twice, out of order or wrong, and holds that nobody answers for."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,7 +9,7 @@ import nats
 import psycopg
 import pytest
 
-from deploy.local.ephemeral import RunningStack, running_stack, wait_until
+from deploy.local.ephemeral import RunningStack, wait_until
 from protos.events.v1 import events_pb2
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis.grpc_client import call, channel
@@ -23,8 +24,8 @@ FAILED = events_pb2.ORDER_CHECKOUT_STATE_FAILED
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    with running_stack() as running:
+def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
+    with fresh_stack() as running:
         # Short enough that a hold which nobody answers for is asked about within the test.
         running.restart("wallet", {"HOLD_SECONDS": "2", "HOLD_ASK_AGAIN_SECONDS": "2"})
         running.restart("orders", {"SAGA_LEASE_SECONDS": "2"})

@@ -1,11 +1,12 @@
 """A part that is away only delays: what was paid arrives, what was ordered ends."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
 from deploy.local import audit
-from deploy.local.ephemeral import RunningStack, running_stack, wait_until
+from deploy.local.ephemeral import RunningStack, wait_until
 from deploy.local.quiet import is_quiet, open_work
 from tests.chaos.shopping import insist, see, settled
 from tests.e2e.rest_client import Customer, pay, sign_in, until
@@ -14,8 +15,8 @@ _BACK_SECONDS = 40.0
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    with running_stack() as running:
+def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
+    with fresh_stack() as running:
         yield running
 
 

@@ -4,13 +4,13 @@ die or be replaced while customers buy."""
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from uuid import uuid4
 
 import pytest
 
 from deploy.local import audit
-from deploy.local.ephemeral import RunningStack, running_stack, wait_until
+from deploy.local.ephemeral import RunningStack, wait_until
 from deploy.local.quiet import is_quiet
 from tests.chaos.shopping import insist, see
 from tests.chaos.twins import OURS, Shopper, Twins, shopping, twins_of
@@ -31,8 +31,8 @@ _WORK = {
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    with running_stack() as running:
+def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
+    with fresh_stack() as running:
         yield running
 
 

@@ -11,7 +11,6 @@ from deploy.local import audit
 from deploy.local.ephemeral import RunningStack
 from tests.e2e.rest_client import Customer, sign_in, visit
 
-
 # How much a shop had written when its books were last found in order.
 _IN_ORDER: dict[Path, str] = {}
 

@@ -1,8 +1,8 @@
 """The audit finds what breaks an invariant, says which, and finds nothing while the shop is busy."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from uuid import uuid4
 
 import grpc
@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local import audit
-from deploy.local.ephemeral import RunningStack, running_stack, wait_until
+from deploy.local.ephemeral import RunningStack, wait_until
 from deploy.local.quiet import is_quiet
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
@@ -27,9 +27,9 @@ from tests.support.servers import Servers
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
+def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
     """A shop of its own: its books are falsified, one line at a time."""
-    with running_stack() as running:
+    with fresh_stack() as running:
         yield running
 
 

@@ -2,24 +2,33 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 _CANCEL_AGAIN_SECONDS = 0.5
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits work that must not stop half-way; a cancellation meanwhile is raised when it is done."""
+async def to_the_end(work: Coroutine[Any, Any, None], *, patience_seconds: float) -> None:
+    """Awaits work that should not stop half-way: cancelled meanwhile, it goes on for so long at most, and the
+    cancellation is raised then."""
     task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await _end_within(task, patience_seconds)
+        raise
     task.result()
+
+
+async def _end_within(task: asyncio.Future[None], seconds: float) -> None:
+    """However often whoever waits is cancelled again."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not task.done() and (left := deadline - asyncio.get_running_loop().time()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task], timeout=left)
+    if not task.cancel() and not task.cancelled():
+        # Looked at, or asyncio complains that nobody did; what it says no longer matters.
+        task.exception()
 
 
 @asynccontextmanager

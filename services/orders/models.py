@@ -439,7 +439,8 @@ mails = Table(
     PrimaryKeyConstraint("order_id", "kind"),
     # Whoever looks for what is due finds nothing that may have been sent.
     CheckConstraint(
-        "handed_at IS NULL OR sent_at IS NOT NULL OR next_attempt_at = 'infinity'", name="handed_once"
+        "handed_at IS NULL OR sent_at IS NOT NULL OR next_attempt_at >= '9999-01-01 00:00+00'",
+        name="handed_once",
     ),
     CheckConstraint(
         "kind ~ '^(receipt|downloads|shipped|refund:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'",

@@ -8,7 +8,7 @@
 | 4 | the answer is kept: sent, unsent again, or in doubt when there was none | as it was kept |
 
 Between 2 and 4 nobody can know whether the server has the mail, since SMTP cannot be asked: it stays in doubt
-and is not sent again. Who is told to stop, or loses the database, goes on to 4 first.
+and is not sent again. Who is told to stop, or loses the database, tries to get to 4 first.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ log = logs.get(__name__)
 
 _CONNECTIONS = 4
 _ALERT_AFTER = 10
+# How long who is told to stop waits for the answers to what is on its way.
+_STOP_SECONDS = 5.0
 _KEEP_TRIES = 20
 _KEEP_PAUSE_SECONDS = 1.0
 
@@ -64,17 +66,23 @@ class Delivery:
     async def send(self, mails: Sequence[Mail]) -> None:
         """Raises psycopg.Error, SQLAlchemyError: what was not handed to us is left to the table."""
         for start in range(0, len(mails), _CONNECTIONS):
-            await to_the_end(self._send_round(mails[start : start + _CONNECTIONS]))
+            await self._send_round(mails[start : start + _CONNECTIONS])
 
     async def _send_round(self, mails: Sequence[Mail]) -> None:
         """A mail over each connection."""
         async with self._turn:
             begun = await asyncio.gather(*map(self._begin, self._connections, mails))
-            ours = await self._hand([each for each in begun if each is not None])
-            failpoints.hit("mail.handed")
-            answers = await asyncio.gather(*map(_finish, ours))
-            failpoints.hit("mail.sent")
-            await self._keep(answers)
+            await to_the_end(
+                self._finish_round([each for each in begun if each is not None]),
+                patience_seconds=_STOP_SECONDS,
+            )
+
+    async def _finish_round(self, begun: Sequence[_Begun]) -> None:
+        ours = await self._hand(begun)
+        failpoints.hit("mail.handed")
+        answers = await asyncio.gather(*map(_finish, ours))
+        failpoints.hit("mail.sent")
+        await self._keep(answers)
 
     async def _begin(self, smtp: SmtpConnection, mail: Mail) -> _Begun | None:
         try:

@@ -49,8 +49,9 @@ _CLAIM = """
                 LEFT JOIN refund_items t ON t.refund_id = r.id AND t.product_id = i.product_id
             WHERE i.order_id = o.id) l
     WHERE o.email IS NOT NULL"""
+# Due in the last year that clients can read: 'infinity' is no time to most of them.
 _HAND = """
-    UPDATE mails m SET handed_at = now(), next_attempt_at = 'infinity'
+    UPDATE mails m SET handed_at = now(), next_attempt_at = '9999-01-01 00:00+00'
     FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
     WHERE m.order_id = s.order_id AND m.kind = s.kind AND m.handed_at IS NULL AND m.sent_at IS NULL
     RETURNING m.order_id, m.kind"""

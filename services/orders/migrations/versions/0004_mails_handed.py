@@ -11,7 +11,7 @@ def upgrade() -> None:
     op.execute("ALTER TABLE mails ADD COLUMN handed_at timestamptz")
     op.execute(
         "ALTER TABLE mails ADD CONSTRAINT handed_once"
-        " CHECK (handed_at IS NULL OR sent_at IS NOT NULL OR next_attempt_at = 'infinity') NOT VALID"
+        " CHECK (handed_at IS NULL OR sent_at IS NOT NULL OR next_attempt_at >= '9999-01-01 00:00+00') NOT VALID"
     )
     with op.get_context().autocommit_block():
         op.execute("ALTER TABLE mails VALIDATE CONSTRAINT handed_once")

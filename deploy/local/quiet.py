@@ -4,12 +4,14 @@ from collections.abc import Mapping
 
 import psycopg
 
-# What is still on its way, by database. A card order that waits for its customer is at rest.
+# What is still on its way, by database. A card order that waits for its customer is at rest, and so is a mail
+# whose answer from the mail server does not come.
 _OPEN = {
     "wallet": "SELECT count(*) FROM outbox WHERE sent_at IS NULL",
     "orders": """
         SELECT (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
-            + (SELECT count(*) FROM mails WHERE sent_at IS NULL AND handed_at IS NULL)
+            + (SELECT count(*) FROM mails
+                WHERE sent_at IS NULL AND coalesce(handed_at, now()) > now() - interval '3 s')
             + (SELECT count(*) FROM saga_runs WHERE status IN ('running', 'undoing')
                 AND NOT (step = 'await_payment' AND lease_until IS NULL))""",
     "payments": """

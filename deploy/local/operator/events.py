@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from deploy.local.operator.actions import show_newest
 from deploy.local.operator.client import JSON, gateway_of, segment
 from deploy.local.operator.options import AsJson, Data, Limit, Since, Stack
 from deploy.local.operator.screen import out, print_json, print_table, time_cell
@@ -33,12 +34,18 @@ def list_events(
     stack: Stack = None,
 ) -> None:
     """List events, the newest first."""
-    with gateway_of(data, stack) as gateway:
-        found = gateway.newest(PATH, limit=limit, type=type_, status=status, search=search, since=since)
-    if as_json:
-        print_json(found)
-    else:
-        print_events(found)
+    show_newest(
+        PATH,
+        print_events,
+        limit=limit,
+        type=type_,
+        status=status,
+        search=search,
+        since=since,
+        as_json=as_json,
+        data=data,
+        stack=stack,
+    )
 
 
 @app.command()

@@ -1,14 +1,14 @@
 """`aishop mails`: mails that are not known to be sent, and what becomes of those in doubt."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
 import typer
 
-from deploy.local.operator.client import JSON, gateway_of, segment
+from deploy.local.operator.actions import decide, show_newest
+from deploy.local.operator.client import JSON, segment
 from deploy.local.operator.options import AsJson, Data, Limit, Reason, Stack
-from deploy.local.operator.screen import print_json, print_table, time_cell
+from deploy.local.operator.screen import print_table, time_cell
 
 _PATH = "/api/admin/mails"
 _ORDERS = "/api/admin/orders"
@@ -35,12 +35,7 @@ def list_mails(
     stack: Stack = None,
 ) -> None:
     """List mails, those of the oldest orders first."""
-    with gateway_of(data, stack) as gateway:
-        found = gateway.newest(_PATH, limit=limit, status=status)
-    if as_json:
-        print_json(found)
-    else:
-        _print(found)
+    show_newest(_PATH, _print, limit=limit, status=status, as_json=as_json, data=data, stack=stack)
 
 
 @app.command("send-again")
@@ -53,7 +48,7 @@ def send_again(
     stack: Stack = None,
 ) -> None:
     """Send a mail in doubt once more: the customer may have it twice."""
-    _resolve(order, kind, "send-again", reason, as_json=as_json, data=data, stack=stack)
+    decide(_way(order, kind, "send-again"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 
 @app.command()
@@ -66,18 +61,11 @@ def delivered(
     stack: Stack = None,
 ) -> None:
     """Say that the mail server did take a mail in doubt."""
-    _resolve(order, kind, "delivered", reason, as_json=as_json, data=data, stack=stack)
+    decide(_way(order, kind, "delivered"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 
-def _resolve(
-    order: UUID, kind: str, how: str, reason: str, *, as_json: bool, data: Path | None, stack: Path | None
-) -> None:
-    with gateway_of(data, stack) as gateway:
-        mail = gateway.post(f"{_ORDERS}/{order}/mails/{segment(kind)}/{how}", {"reason": reason})
-    if as_json:
-        print_json(mail)
-    else:
-        _print([mail])
+def _way(order: UUID, kind: str, how: str) -> str:
+    return f"{_ORDERS}/{order}/mails/{segment(kind)}/{how}"
 
 
 def _print(mails: list[JSON]) -> None:

@@ -1,14 +1,14 @@
 """`aishop quarantine`: money that came and fits nothing, until an operator decides."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
 import typer
 
-from deploy.local.operator.client import JSON, gateway_of
+from deploy.local.operator.actions import decide, show_newest
+from deploy.local.operator.client import JSON
 from deploy.local.operator.options import AsJson, Data, Limit, Reason, Stack
-from deploy.local.operator.screen import print_json, print_table, time_cell
+from deploy.local.operator.screen import print_table, time_cell
 
 _PATH = "/api/admin/quarantine"
 
@@ -30,12 +30,7 @@ def list_quarantine(
     stack: Stack = None,
 ) -> None:
     """List parked payments, the newest first."""
-    with gateway_of(data, stack) as gateway:
-        found = gateway.newest(_PATH, limit=limit, status=status)
-    if as_json:
-        print_json(found)
-    else:
-        _print(found)
+    show_newest(_PATH, _print, limit=limit, status=status, as_json=as_json, data=data, stack=stack)
 
 
 @app.command()
@@ -43,7 +38,7 @@ def fulfil(
     payment: PaymentId, reason: Reason, as_json: AsJson = False, data: Data = None, stack: Stack = None
 ) -> None:
     """Give what was bought after all."""
-    _resolve(payment, "fulfil", reason, as_json=as_json, data=data, stack=stack)
+    decide(_way(payment, "fulfil"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 
 @app.command()
@@ -51,18 +46,11 @@ def refund(
     payment: PaymentId, reason: Reason, as_json: AsJson = False, data: Data = None, stack: Stack = None
 ) -> None:
     """Give the money back."""
-    _resolve(payment, "refund", reason, as_json=as_json, data=data, stack=stack)
+    decide(_way(payment, "refund"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 
-def _resolve(
-    payment: UUID, how: str, reason: str, *, as_json: bool, data: Path | None, stack: Path | None
-) -> None:
-    with gateway_of(data, stack) as gateway:
-        resolved = gateway.post(f"{_PATH}/{payment}/{how}", {"reason": reason})
-    if as_json:
-        print_json(resolved)
-    else:
-        _print([resolved])
+def _way(payment: UUID, how: str) -> str:
+    return f"{_PATH}/{payment}/{how}"
 
 
 def _print(found: list[JSON]) -> None:

@@ -1,11 +1,11 @@
 """`aishop sagas`: what drives orders: what waits, why, and what to do about it."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
 
 import typer
 
+from deploy.local.operator.actions import decide, show_newest
 from deploy.local.operator.client import JSON, gateway_of, segment
 from deploy.local.operator.options import AsJson, Data, Limit, Reason, Stack
 from deploy.local.operator.screen import out, print_json, print_table, time_cell
@@ -35,12 +35,7 @@ def list_sagas(
     stack: Stack = None,
 ) -> None:
     """List runs, those of the oldest orders first."""
-    with gateway_of(data, stack) as gateway:
-        found = gateway.newest(_PATH, limit=limit, status=status, saga=saga)
-    if as_json:
-        print_json(found)
-    else:
-        _print(found)
+    show_newest(_PATH, _print, limit=limit, status=status, saga=saga, as_json=as_json, data=data, stack=stack)
 
 
 @app.command()
@@ -68,7 +63,7 @@ def retry(
     stack: Stack = None,
 ) -> None:
     """Try a run again now; a stuck one goes on where it stood."""
-    _decide(order, saga, "retry", reason, as_json=as_json, data=data, stack=stack)
+    decide(_way(order, saga, "retry"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 
 @app.command()
@@ -81,18 +76,11 @@ def compensate(
     stack: Stack = None,
 ) -> None:
     """Turn a run around that has not passed its pivot: the order ends, what it did is given back."""
-    _decide(order, saga, "compensate", reason, as_json=as_json, data=data, stack=stack)
+    decide(_way(order, saga, "compensate"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 
-def _decide(
-    order: UUID, saga: str, what: str, reason: str, *, as_json: bool, data: Path | None, stack: Path | None
-) -> None:
-    with gateway_of(data, stack) as gateway:
-        run = gateway.post(f"{_ORDERS}/{order}/sagas/{segment(saga)}/{what}", {"reason": reason})
-    if as_json:
-        print_json(run)
-    else:
-        _print([run])
+def _way(order: UUID, saga: str, how: str) -> str:
+    return f"{_ORDERS}/{order}/sagas/{segment(saga)}/{how}"
 
 
 def _print(runs: list[JSON]) -> None:

@@ -12,8 +12,9 @@ and is not sent again. Who is told to stop, or loses the database, tries to get 
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
@@ -47,9 +48,10 @@ class _Begun:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What became of a mail; no error: it was sent."""
+    """What became of a mail; no error: it was sent. `handed_at` is None when it was refused before."""
 
     mail: Mail
+    handed_at: datetime | None
     error: str = ""
     is_refusal: bool = False
 
@@ -72,33 +74,33 @@ class Delivery:
         """A mail over each connection."""
         async with self._turn:
             begun = await asyncio.gather(*map(self._begin, self._connections, mails))
-            await to_the_end(
-                self._finish_round([each for each in begun if each is not None]),
-                patience_seconds=_STOP_SECONDS,
-            )
+            await to_the_end(self._finish_round(begun), patience_seconds=_STOP_SECONDS)
 
-    async def _finish_round(self, begun: Sequence[_Begun]) -> None:
-        ours = await self._hand(begun)
-        failpoints.hit("mail.handed")
-        answers = await asyncio.gather(*map(_finish, ours))
-        failpoints.hit("mail.sent")
-        await self._keep(answers)
-
-    async def _begin(self, smtp: SmtpConnection, mail: Mail) -> _Begun | None:
+    async def _begin(self, smtp: SmtpConnection, mail: Mail) -> _Begun | _Answer:
+        """Touches no database: it fails for a mail alone, and no connection is left in the middle of one."""
         try:
             message = self._write(mail)
             await smtp.begin(sender=message.sender, to=message.to)
-        except (RefusedError, ValueError) as error:
-            async with self._database.worker_statement() as connection:
-                await _put_off(connection, mail, error=str(error), was_handed=False)
-            return None
+        except RefusedError as error:
+            return _Answer(mail, None, str(error), is_refusal=True)
+        except ValueError as error:
+            # What it says may hold the address.
+            return _Answer(mail, None, type(error).__name__, is_refusal=True)
         return _Begun(mail, message, smtp)
 
-    async def _hand(self, begun: Sequence[_Begun]) -> Collection[_Begun]:
-        """Those that are ours to finish; the others are broken off."""
+    async def _finish_round(self, begun: Sequence[_Begun | _Answer]) -> None:
+        refused = [each for each in begun if isinstance(each, _Answer)]
+        ours = await self._hand([each for each in begun if isinstance(each, _Begun)])
+        failpoints.hit("mail.handed")
+        answers = await asyncio.gather(*(_finish(each, handed_at) for each, handed_at in ours))
+        failpoints.hit("mail.sent")
+        await self._keep([*refused, *answers])
+
+    async def _hand(self, begun: Sequence[_Begun]) -> Sequence[tuple[_Begun, datetime]]:
+        """Those that are ours to finish, and when they were handed; the others are broken off."""
         if not begun:
             return []
-        ours: Collection[Key] = []
+        ours: Mapping[Key, datetime] = {}
         try:
             async with self._database.worker_statement() as connection:
                 ours = await hand(connection, [each.mail for each in begun])
@@ -106,7 +108,7 @@ class Delivery:
             for each in begun:
                 if each.mail.key not in ours:
                     each.smtp.close()
-        return [each for each in begun if each.mail.key in ours]
+        return [(each, ours[each.mail.key]) for each in begun if each.mail.key in ours]
 
     async def _keep(self, answers: Sequence[_Answer]) -> None:
         """Again and again while the database is away: the mails would be in doubt although we know."""
@@ -116,16 +118,17 @@ class Delivery:
                     await _keep_answers(connection, answers)
                 return
             except (psycopg.Error, SQLAlchemyError) as error:
-                log.warning("mail.answers_not_kept", tries_left=tries_left, error=repr(error))
+                report = log.warning if tries_left else log.error
+                report("mail.answers_not_kept", tries_left=tries_left, error=repr(error))
                 await asyncio.sleep(_KEEP_PAUSE_SECONDS)
 
 
-async def _finish(begun: _Begun) -> _Answer:
+async def _finish(begun: _Begun, handed_at: datetime) -> _Answer:
     try:
         await begun.smtp.finish(begun.message.content)
     except (RefusedError, UnansweredError) as error:
-        return _Answer(begun.mail, str(error), is_refusal=isinstance(error, RefusedError))
-    return _Answer(begun.mail)
+        return _Answer(begun.mail, handed_at, str(error), is_refusal=isinstance(error, RefusedError))
+    return _Answer(begun.mail, handed_at)
 
 
 async def _keep_answers(connection: FixedSql, answers: Sequence[_Answer]) -> None:
@@ -133,16 +136,23 @@ async def _keep_answers(connection: FixedSql, answers: Sequence[_Answer]) -> Non
         await mark_sent(connection, sent)
     for answer in answers:
         if answer.is_refusal:
-            await _put_off(connection, answer.mail, error=answer.error, was_handed=True)
+            await _put_off(connection, answer)
         elif answer.error:
             await leave_in_doubt(connection, answer.mail, error=answer.error)
-            log.error(
-                "mail.in_doubt", order_id=str(answer.mail.order_id), kind=answer.mail.kind, error=answer.error
-            )
+            _report(log.error, "mail.in_doubt", answer)
 
 
-async def _put_off(connection: FixedSql, mail: Mail, *, error: str, was_handed: bool) -> None:
-    report = log.error if mail.attempts > _ALERT_AFTER else log.warning
-    report("mail.failed", order_id=str(mail.order_id), kind=mail.kind, error=error)
-    seconds = backoff_seconds(mail.attempts)
-    await try_later(connection, mail, error=error, seconds=seconds, was_handed=was_handed)
+async def _put_off(connection: FixedSql, refused: _Answer) -> None:
+    attempts = refused.mail.attempts
+    _report(log.error if attempts > _ALERT_AFTER else log.warning, "mail.failed", refused)
+    await try_later(
+        connection,
+        refused.mail,
+        error=refused.error,
+        seconds=backoff_seconds(attempts),
+        handed_at=refused.handed_at,
+    )
+
+
+def _report(report: Callable[..., None], what: str, answer: _Answer) -> None:
+    report(what, order_id=str(answer.mail.order_id), kind=answer.mail.kind, error=answer.error)

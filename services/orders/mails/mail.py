@@ -8,7 +8,7 @@ and its answer was not heard, so it is never sent again by itself (RFC 1047 tell
 an operator decides (commands/mails.py).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -54,14 +54,14 @@ _HAND = """
     UPDATE mails m SET handed_at = now(), next_attempt_at = '9999-01-01 00:00+00'
     FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
     WHERE m.order_id = s.order_id AND m.kind = s.kind AND m.handed_at IS NULL AND m.sent_at IS NULL
-    RETURNING m.order_id, m.kind"""
+    RETURNING m.order_id, m.kind, m.handed_at"""
 _SENT = """
     UPDATE mails m SET sent_at = now(), last_error = NULL
     FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
     WHERE m.order_id = s.order_id AND m.kind = s.kind"""
 _REFUSED = """
     UPDATE mails SET last_error = %s, handed_at = NULL, next_attempt_at = now() + %s * interval '1 s'
-    WHERE order_id = %s AND kind = %s AND sent_at IS NULL AND (handed_at IS NOT NULL) = %s"""
+    WHERE order_id = %s AND kind = %s AND sent_at IS NULL AND handed_at IS NOT DISTINCT FROM %s"""
 _UNANSWERED = "UPDATE mails SET last_error = %s WHERE order_id = %s AND kind = %s"
 
 
@@ -99,9 +99,11 @@ async def claim_due(connection: FixedSql, *, limit: int, lease_seconds: float) -
         return await (await cursor.execute(_CLAIM, (limit, lease_seconds))).fetchall()
 
 
-async def hand(connection: FixedSql, mails: Sequence[Mail]) -> Collection[Key]:
-    """The mails that are ours to send, now and never again; the others are somebody else's, or are sent."""
-    return await (await connection.execute(_HAND, _keys(mails))).fetchall()
+async def hand(connection: FixedSql, mails: Sequence[Mail]) -> Mapping[Key, datetime]:
+    """The mails that are ours to send, once, by when they were handed; the others are somebody else's, or are
+    sent."""
+    rows = await (await connection.execute(_HAND, _keys(mails))).fetchall()
+    return {(order_id, kind): handed_at for order_id, kind, handed_at in rows}
 
 
 async def mark_sent(connection: FixedSql, mails: Sequence[Mail]) -> None:
@@ -109,10 +111,10 @@ async def mark_sent(connection: FixedSql, mails: Sequence[Mail]) -> None:
 
 
 async def try_later(
-    connection: FixedSql, mail: Mail, *, error: str, seconds: float, was_handed: bool
+    connection: FixedSql, mail: Mail, *, error: str, seconds: float, handed_at: datetime | None
 ) -> None:
-    """After a refusal. A mail that was not handed to us is left alone when it is handed to somebody else."""
-    await connection.execute(_REFUSED, (error, seconds, *mail.key, was_handed))
+    """After a refusal. Left alone when somebody else was handed the mail since."""
+    await connection.execute(_REFUSED, (error, seconds, *mail.key, handed_at))
 
 
 async def leave_in_doubt(connection: FixedSql, mail: Mail, *, error: str) -> None:

@@ -32,6 +32,10 @@ _GATHER_SECONDS = 0.1
 _QUEUE = 10_000
 
 
+class UnreadableAddressError(ValueError):
+    """It was sealed with a key that is lost, or is none of ours."""
+
+
 class Mailer:
     """Sends what is handed over, and what is left in the table."""
 
@@ -92,7 +96,7 @@ class Mailer:
         try:
             to = self._keyring.open(mail.email, place=email_place(mail.order_id)).decode()
         except (InvalidTag, KeyError, IndexError) as error:
-            raise ValueError("the address cannot be opened") from error
+            raise UnreadableAddressError from error
         letter = letter_of(mail, shop_url=self._shop_url, grant_days=self._grant_days)
         return message_of(mail, letter, sender=self._sender, to=to)
 

@@ -17,6 +17,9 @@ class SmtpServer:
         self.refusing = False
         # Hangs up after the text, which it has kept or not.
         self.hanging_up: Literal["", "kept", "lost"] = ""
+        # Until it is set again, texts are kept and their answers wait.
+        self.answering = asyncio.Event()
+        self.answering.set()
         self._server: asyncio.Server | None = None
         self._transports: set[asyncio.BaseTransport] = set()
 
@@ -57,6 +60,7 @@ class SmtpServer:
         assert isinstance(envelope.content, bytes)
         if self.hanging_up != "lost":
             self.received.append(email.message_from_bytes(envelope.content))
+        await self.answering.wait()
         if self.hanging_up:
             assert isinstance(server.transport, asyncio.WriteTransport)
             server.transport.abort()

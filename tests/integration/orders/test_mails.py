@@ -1,23 +1,30 @@
 """Mails on a running orders service: to whom, once each, again when the server refuses, and in doubt when it
 says nothing."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from psycopg import OperationalError
 from psycopg.errors import CheckViolation
 from pydantic import SecretStr
 
 from protos.orders.v1 import orders_pb2 as pb
 from services.chassis.crypto import Keyring
-from services.chassis.db import Database
+from services.chassis.db import Database, FixedSql
 from services.chassis.workers import background
 from services.orders.commands.settling import Confirmed
+from services.orders.mails.delivery import Delivery
+from services.orders.mails.mail import Mail, hand, try_later
 from services.orders.mails.mailer import Mailer
+from services.orders.mails.message import Message
 from services.orders.queries.orders import Order, find_order
 from tests.integration.orders.shop import SHOP_URL, Shop
 from tests.integration.wallet.client import KEY, refused
@@ -65,24 +72,9 @@ async def test_while_the_server_refuses_mails_wait_and_then_go_once(shop: Shop) 
 
 async def test_of_two_who_have_a_mail_one_sends_it(shop: Shop, database: Database) -> None:
     """Both were handed what another has put off: none of them knows of the others."""
-    product_id, user_id = await shop.product(), await shop.wallet.user(500)
-    shop.smtp.refusing = True
-    try:
-        placed = await shop.place(user_id, {product_id: 1}, email="ada@example.com")
-        await shop.until(
-            "SELECT 1 FROM mails WHERE order_id = %s AND handed_at IS NULL AND last_error <> '' OFFSET 1",
-            placed.id,
-        )
-        await shop.sql(
-            "UPDATE mails SET next_attempt_at = now() + interval '1 h' WHERE order_id = %s", placed.id
-        )
-    finally:
-        shop.smtp.refusing = False
-    async with database.worker() as connection:
-        order = await find_order(connection, UUID(placed.id))
-    assert order is not None
+    order = await waiting(shop, database)
     async with background(*(handed_over(shop, database, order).run() for _ in range(4))):
-        assert await shop.mails_sent(placed.id) == {"receipt", "downloads"}
+        assert await shop.mails_sent(str(order.id)) == {"receipt", "downloads"}
 
 
 def handed_over(shop: Shop, database: Database, order: Order) -> Mailer:
@@ -160,6 +152,110 @@ async def test_what_was_decided_of_a_mail_stays_decided(shop: Shop) -> None:
     assert len(await shop.sql("SELECT 1 FROM audit_log WHERE subject = %s", order_id)) == 1
     with pytest.raises(CheckViolation):
         await shop.sql("UPDATE mails SET next_attempt_at = now() WHERE order_id = %s", order_id)
+
+
+async def waiting(shop: Shop, database: Database) -> Order:
+    """An order whose two mails somebody has put off for an hour."""
+    product_id, user_id = await shop.product(), await shop.wallet.user(500)
+    shop.smtp.refusing = True
+    try:
+        placed = await shop.place(user_id, {product_id: 1}, email="ada@example.com")
+        await shop.until(
+            "SELECT 1 FROM mails WHERE order_id = %s AND handed_at IS NULL AND last_error <> '' OFFSET 1",
+            placed.id,
+        )
+        await shop.sql(
+            "UPDATE mails SET next_attempt_at = now() + interval '1 h', last_error = NULL"
+            " WHERE order_id = %s",
+            placed.id,
+        )
+    finally:
+        shop.smtp.refusing = False
+    async with database.worker() as connection:
+        order = await find_order(connection, UUID(placed.id))
+    assert order is not None
+    return order
+
+
+async def test_who_is_stopped_between_a_text_and_its_answer_keeps_the_answer(
+    shop: Shop, database: Database
+) -> None:
+    order = await waiting(shop, database)
+    mailer = asyncio.create_task(handed_over(shop, database, order).run())
+    shop.smtp.answering.clear()
+    try:
+        await shop.until("SELECT 1 FROM mails WHERE order_id = %s AND handed_at <= now() OFFSET 1", order.id)
+        mailer.cancel()
+    finally:
+        shop.smtp.answering.set()
+    await asyncio.wait([mailer])
+    assert mailer.cancelled()
+    assert await shop.mails_sent(str(order.id)) == {"receipt", "downloads"}
+
+
+async def test_an_answer_is_kept_when_the_database_is_back(shop: Shop, database: Database) -> None:
+    """It is away after the mails were handed, for one try."""
+
+    class Away(Database):
+        """Statements of one connection, of which the second fails."""
+
+        def __init__(self) -> None:
+            self.statements = 0
+
+        @asynccontextmanager
+        async def worker_statement(self) -> AsyncIterator[FixedSql]:
+            self.statements += 1
+            if self.statements == 2:
+                raise OperationalError("the server closed the connection")
+            async with database.worker_statement() as connection:
+                yield connection
+
+    order, away = await waiting(shop, database), Away()
+    delivery = Delivery(away, smtp_url=shop.smtp.url, write=written)
+    await delivery.send([mail_of(order, kind) for kind in ("receipt", "downloads")])
+    assert away.statements == 3
+    assert await shop.mails_sent(str(order.id)) == {"receipt", "downloads"}
+
+
+async def test_a_late_refusal_leaves_alone_what_was_handed_since(shop: Shop, database: Database) -> None:
+    order = await waiting(shop, database)
+    mail = mail_of(order, "receipt")
+    async with database.worker_statement() as connection:
+        before = (await hand(connection, [mail]))[mail.key]
+        assert await hand(connection, [mail]) == {}
+        await connection.execute(
+            "UPDATE mails SET handed_at = NULL, next_attempt_at = now() + interval '1 h' WHERE order_id = %s",
+            (order.id,),
+        )
+        since = (await hand(connection, [mail]))[mail.key]
+        for stale in (None, before):
+            await try_later(connection, mail, error="late", seconds=0, handed_at=stale)
+    [row] = await shop.sql("SELECT * FROM mails WHERE order_id = %s AND kind = 'receipt'", order.id)
+    assert (row["handed_at"], row["last_error"]) == (since, None)
+
+
+async def test_an_address_that_cannot_be_opened_stops_no_other_mail(shop: Shop, database: Database) -> None:
+    lost = await waiting(shop, database)
+    await shop.sql("UPDATE orders SET email = %s WHERE id = %s", b"\1", lost.id)
+    await shop.sql("UPDATE mails SET next_attempt_at = now() WHERE order_id = %s", lost.id)
+    error = "UnreadableAddressError"
+    await shop.until("SELECT 1 FROM mails WHERE order_id = %s AND last_error = %s OFFSET 1", lost.id, error)
+    order = await shop.place(await shop.wallet.user(100), {await shop.product(): 1}, email="ada@example.com")
+    assert await shop.mails_sent(order.id) == {"receipt", "downloads"}
+    assert shop.smtp.ids(str(lost.id)) == []
+    await shop.sql("DELETE FROM mails WHERE order_id = %s", lost.id)
+
+
+def mail_of(order: Order, kind: str) -> Mail:
+    values: dict[str, Any] = dict.fromkeys(Mail.__dataclass_fields__)
+    return Mail(
+        **values | {"order_id": order.id, "kind": kind, "attempts": 0, "created_at": order.created_at}
+    )
+
+
+def written(mail: Mail) -> Message:
+    content = f"Message-ID: <{mail.order_id}.{mail.kind}@aishop.test>\r\n\r\nHello.\r\n"
+    return Message("shop@aishop.test", "ada@example.com", content.encode())
 
 
 @pytest.mark.parametrize("address", ["ada@example.com, eve@evil.test", "ada@example.com\r\nX: y", "nobody"])

@@ -7,6 +7,7 @@ the few statements of the checkout path, where compiling Core costs more CPU tha
 (`make bench`). Everything commits when the block ends and rolls back when it raises.
 """
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -17,19 +18,15 @@ import psycopg
 from pydantic import SecretStr
 from sqlalchemy import func, select
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from services.chassis import metrics
+from services.chassis import connections, metrics
+from services.chassis.connections import REQUEST, WORKER, Limits, Pooling, Row, UnboundSession, deadline
 
-Row = tuple[Any, ...]
 FixedSql = psycopg.AsyncConnection[Row]
 
-# A request waits 1 s for a lock and 1.5 s for a statement; a worker may take 5 s.
-_REQUEST_TIMEOUTS_MS = {"lock_timeout": 1000, "statement_timeout": 1500}
-_WORKER_TIMEOUTS_MS = {"lock_timeout": 5000, "statement_timeout": 5000}
-_IDLE_IN_TRANSACTION_MS = 10_000
 # How long a connection is waited for. A worker's step is part of a request that has been accepted (a saga's
 # next transaction): one that gives up early is repeated by the caller, and meets itself at work.
 _REQUEST_POOL_WAIT_SECONDS = 1.0
@@ -48,59 +45,135 @@ class _Pool(AsyncAdaptedQueuePool):
             raise
 
 
-def _engine(
-    url: SecretStr, *, login: str, size: int, timeouts_ms: dict[str, int], pool_wait_seconds: float, name: str
-) -> AsyncEngine:
-    options = timeouts_ms | {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_MS}
-    connect = partial(
-        psycopg.AsyncConnection.connect,
-        url.get_secret_value(),
-        application_name=name,
-        connect_timeout=3,
-        prepare_threshold=1,
-        options=" ".join(f"-c {option}={value}" for option, value in options.items()),
-    )
-    engine = create_async_engine(
-        "postgresql+psycopg://",
-        # libpq reads the URL, which may name a primary and its standbys: SQLAlchemy knows one host only.
-        async_creator=connect,
-        poolclass=_Pool,
-        pool_logging_name=login,
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=pool_wait_seconds,
-        pool_recycle=_RECYCLE_SECONDS,
-        # Every block below ends its own transaction: the pool has nothing left to reset.
-        pool_reset_on_return=None,
-        # Errors are logged, and customers' values are no business of a log.
-        hide_parameters=True,
-    )
-    # Asked of the engine: a pool is replaced when the server was away.
-    metrics.watch_pool(login, size=size, in_use=lambda: cast(_Pool, engine.pool).checkedout())
-    return engine
+class _Login:
+    """One login's engine, and how long its transactions may take."""
+
+    def __init__(
+        self,
+        url: SecretStr,
+        limits: Limits,
+        *,
+        login: str,
+        size: int,
+        pool_wait_seconds: float,
+        name: str,
+        pooling: Pooling,
+    ) -> None:
+        self.limits = limits
+        self.engine = create_async_engine(
+            "postgresql+psycopg://",
+            # libpq reads the URL, which may name a primary and its standbys: SQLAlchemy knows one host only.
+            async_creator=partial(connections.connect, url, limits, name=name, pooling=pooling),
+            poolclass=_Pool,
+            pool_logging_name=login,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=pool_wait_seconds,
+            pool_recycle=_RECYCLE_SECONDS,
+            # Every block below ends its own transaction: the pool has nothing left to reset.
+            pool_reset_on_return=None,
+            # Errors are logged, and customers' values are no business of a log.
+            hide_parameters=True,
+        )
+        # Asked of the engine: a pool is replaced when the server was away.
+        metrics.watch_pool(login, size=size, in_use=lambda: cast(_Pool, self.engine.pool).checkedout())
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of SQLAlchemy Core."""
+        async with self.engine.connect() as connection:
+            with deadline(_driver_of(connection), self.limits.deadline_seconds):
+                async with connection.begin():
+                    yield connection
+
+    @asynccontextmanager
+    async def begin_sql(self, begin: str, deadline_seconds: float | None = None) -> AsyncIterator[FixedSql]:
+        async with self.lease(deadline_seconds) as connection:
+            try:
+                # psycopg would send its BEGIN in a round trip of its own.
+                await connection.execute(cast(Any, begin))
+                yield connection
+                await connection.execute("COMMIT")
+            except BaseException:
+                with suppress(psycopg.Error):
+                    await connection.execute("ROLLBACK")
+                raise
+
+    @asynccontextmanager
+    async def lease(self, deadline_seconds: float | None = None) -> AsyncIterator[FixedSql]:
+        """psycopg's own connection out of the pool, in autocommit."""
+        pool = self.engine.pool
+        lease = await self.engine.raw_connection()
+        connection = cast(FixedSql, lease.driver_connection)
+        try:
+            with deadline(connection, deadline_seconds or self.limits.deadline_seconds):
+                await connection.set_autocommit(True)
+                yield connection
+        finally:
+            if connection.closed or self.engine.pool is not pool or not _is_idle(connection):
+                # A statement that was left in the middle has an answer that nobody else must hear.
+                await greenlet_spawn(lease.invalidate)
+            else:
+                await connection.set_autocommit(False)
+                await greenlet_spawn(lease.close)
+            if connection.closed and self.engine.pool is pool:
+                # The server went away: its siblings in the pool are as dead as this one.
+                await self.engine.dispose()
+
+
+def _driver_of(connection: AsyncConnection) -> FixedSql:
+    """psycopg's own under SQLAlchemy's; AsyncConnection.get_raw_connection() costs a greenlet."""
+    assert connection.sync_connection is not None, "it is open"
+    return cast(FixedSql, connection.sync_connection.connection.driver_connection)
+
+
+def _is_idle(connection: FixedSql) -> bool:
+    return connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
 class Database:
     """A service's own database, through its two run-time logins."""
 
-    def __init__(self, *, app_url: SecretStr, worker_url: SecretStr, pool_size: int, name: str) -> None:
-        self._app = _engine(
+    def __init__(
+        self,
+        *,
+        app_url: SecretStr,
+        worker_url: SecretStr,
+        pool_size: int,
+        name: str,
+        pooling: Pooling = "session",
+    ) -> None:
+        self._app = _Login(
             app_url,
+            REQUEST,
             login="app",
             size=pool_size,
-            timeouts_ms=_REQUEST_TIMEOUTS_MS,
             pool_wait_seconds=_REQUEST_POOL_WAIT_SECONDS,
             name=name,
+            pooling=pooling,
         )
-        self._worker = _engine(
+        self._worker = _Login(
             worker_url,
+            WORKER,
             login="worker",
             size=max(2, pool_size // 2),
-            timeouts_ms=_WORKER_TIMEOUTS_MS,
             pool_wait_seconds=_WORKER_POOL_WAIT_SECONDS,
             name=f"{name}-worker",
+            pooling=pooling,
         )
         self.worker_url = worker_url
+
+    async def require_settings(self) -> None:
+        """Ends the process where a pooler's sessions lack what bounds them; a server that is away is none of
+        its business. To be awaited before anything is served."""
+        for login in (self._app, self._worker):
+            try:
+                async with login.lease():
+                    pass
+            except UnboundSession as error:
+                sys.exit(str(error))
+            except (psycopg.OperationalError, PoolTimeout):
+                return
 
     @asynccontextmanager
     async def customer(self, user_id: UUID) -> AsyncIterator[AsyncConnection]:
@@ -123,57 +196,21 @@ class Database:
     async def customer_sql(self, user_id: UUID) -> AsyncIterator[FixedSql]:
         # A UUID's text needs no quoting; BEGIN and the setting share one round trip.
         begin = f"BEGIN; SELECT set_config('app.user_id', '{user_id}', true)"
-        async with _fixed_sql(self._app, begin) as connection:
+        async with self._app.begin_sql(begin) as connection:
             yield connection
 
     @asynccontextmanager
-    async def worker_sql(self) -> AsyncIterator[FixedSql]:
-        async with _fixed_sql(self._worker, "BEGIN") as connection:
+    async def worker_sql(self, *, deadline_seconds: float | None = None) -> AsyncIterator[FixedSql]:
+        """Whoever raises the transaction's statement timeout gives it a later deadline, too."""
+        async with self._worker.begin_sql("BEGIN", deadline_seconds) as connection:
             yield connection
 
     @asynccontextmanager
     async def worker_statement(self) -> AsyncIterator[FixedSql]:
         """Each statement is a transaction of its own: spares two round trips where one is enough."""
-        async with _leased(self._worker) as connection:
+        async with self._worker.lease() as connection:
             yield connection
 
     async def dispose(self) -> None:
-        await self._app.dispose()
-        await self._worker.dispose()
-
-
-@asynccontextmanager
-async def _fixed_sql(engine: AsyncEngine, begin: str) -> AsyncIterator[FixedSql]:
-    async with _leased(engine) as connection:
-        try:
-            # psycopg would send its BEGIN in a round trip of its own.
-            await connection.execute(cast(Any, begin))
-            yield connection
-            await connection.execute("COMMIT")
-        except BaseException:
-            with suppress(psycopg.Error):
-                await connection.execute("ROLLBACK")
-            raise
-
-
-@asynccontextmanager
-async def _leased(engine: AsyncEngine) -> AsyncIterator[FixedSql]:
-    """psycopg's own connection out of the pool, in autocommit."""
-    lease = await engine.raw_connection()
-    connection = cast(FixedSql, lease.driver_connection)
-    try:
-        await connection.set_autocommit(True)
-        yield connection
-    finally:
-        await _give_back(engine, lease, connection)
-
-
-async def _give_back(engine: AsyncEngine, lease: Any, connection: FixedSql) -> None:
-    if connection.closed:
-        # The server went away: its siblings in the pool are as dead as this one.
-        await greenlet_spawn(lease.invalidate)
-        await engine.dispose()
-        return
-    with suppress(psycopg.Error):
-        await connection.set_autocommit(False)
-    await greenlet_spawn(lease.close)
+        await self._app.engine.dispose()
+        await self._worker.engine.dispose()

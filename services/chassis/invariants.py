@@ -91,7 +91,7 @@ def watching(database: Database, invariants: Sequence[Invariant], *, is_ours: Ca
 
 
 async def _violations(database: Database, invariant: Invariant) -> list[Broken]:
-    async with database.worker_sql() as connection:
+    async with database.worker_sql(deadline_seconds=_STATEMENT_SECONDS + 5) as connection:
         await connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'".encode())
         rows = await connection.execute(
             f"SELECT * FROM ({invariant.query}) AS broken LIMIT {_SHOWN}".encode()

@@ -56,6 +56,10 @@ CONSUMER_UNACKNOWLEDGED = Gauge(
 DEAD_LETTERS = Gauge("aishop_dead_letters", "Messages that can never be handled.", ["consumer"])
 POOL_IN_USE = Gauge("aishop_database_pool_in_use", "Connections that are in use now.", ["pool"])
 POOL_SIZE = Gauge("aishop_database_pool_size", "Connections that may be in use at once.", ["pool"])
+DATABASE_DEADLINES = Counter(
+    "aishop_database_deadlines_total",
+    "Connections to Postgres that were given up while they were waited for.",
+)
 POOL_TIMEOUTS = Counter(
     "aishop_database_pool_timeouts_total", "Who waited for a connection and got none.", ["pool"]
 )

@@ -68,9 +68,10 @@ _COUNT = statement("""
             AND (SELECT p.standing = 'fulfilled' AND p.currency = :currency
                 FROM payments p WHERE p.id = r.payment_id)),
     contested AS (
-        SELECT coalesce(sum(d.amount_cents)
+        SELECT coalesce(sum(coalesce(d.share_cents, d.amount_cents))
                 FILTER (WHERE d.status = ANY(:open_disputes)), 0)::bigint AS disputed_cents,
-            coalesce(sum(d.amount_cents) FILTER (WHERE d.status = 'lost'), 0)::bigint AS lost_cents
+            coalesce(sum(coalesce(d.lost_cents, d.amount_cents))
+                FILTER (WHERE d.status = 'lost'), 0)::bigint AS lost_cents
         FROM disputes d
         WHERE d.created_at >= :since AND d.created_at < :until
             AND (SELECT p.standing = 'fulfilled' AND p.currency = :currency

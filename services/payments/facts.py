@@ -68,6 +68,7 @@ async def emit_payment(connection: AsyncConnection, payment: Payment) -> None:
         disputed_cents=payment.disputed_cents,
         dispute=_CONTESTS[payment.dispute],
         currency=payment.currency,
+        lost_cents=payment.lost_cents,
     )
     await outbox.emit(connection, subject="payments.payment.changed", event=event)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
-from services.payments.stripe_objects import Dispute, Intent, Invoice, Refund, Session, Subscription
+from services.payments.stripe_objects import Dispute, Intent, Invoice, Movement, Refund, Session, Subscription
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class DisputesFound:
     payment_intent_id: str
     disputes: Sequence[Dispute]
     observed_at: datetime
+    # What the payment brought, asked for only when a dispute is in another currency; None when unknown.
+    settled: Movement | None = None
 
 
 @dataclass(frozen=True, slots=True)

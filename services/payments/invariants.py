@@ -44,8 +44,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         WHERE p.id IS NULL
             OR (p.standing = 'quarantined' AND coalesce(q.status, 'fulfilled') = 'fulfilled')
             OR (p.standing = 'fulfilled' AND q.status <> 'fulfilled')
-            OR (q.status = 'refunded' AND p.refunded_cents < p.amount_cents
-                - CASE p.dispute WHEN 'lost' THEN p.disputed_cents ELSE 0 END)""",
+            OR (q.status = 'refunded' AND p.refunded_cents + p.lost_cents < p.amount_cents)""",
     ),
     Invariant(
         "I4",
@@ -66,17 +65,19 @@ INVARIANTS: tuple[Invariant, ...] = (
         "I4",
         "a payment is not disputed as its disputes are",
         """
-        SELECT p.payment_intent_id AS payment, p.dispute, p.disputed_cents, d.gravest, d.cents
+        SELECT p.payment_intent_id AS payment, p.dispute, p.disputed_cents, p.lost_cents, d.gravest,
+            d.held, d.lost
         FROM payments p LEFT JOIN (
             SELECT payment_id,
-                sum(amount_cents) FILTER (WHERE status IN ('needs_response', 'under_review', 'lost'))
-                    AS cents,
+                coalesce(sum(coalesce(share_cents, amount_cents))
+                    FILTER (WHERE status IN ('needs_response', 'under_review')), 0) AS held,
+                coalesce(sum(coalesce(lost_cents, amount_cents)) FILTER (WHERE status = 'lost'), 0) AS lost,
                 CASE WHEN bool_or(status IN ('needs_response', 'under_review')) THEN 'open'
                     WHEN bool_or(status = 'lost') THEN 'lost'
                     WHEN bool_or(status = 'won') THEN 'won' END AS gravest
             FROM disputes GROUP BY payment_id) d ON d.payment_id = p.id
-        WHERE (p.dispute, p.disputed_cents)
-            IS DISTINCT FROM (coalesce(d.gravest, 'none'), coalesce(d.cents, 0))""",
+        WHERE (p.dispute, p.disputed_cents, p.lost_cents) IS DISTINCT FROM
+            (coalesce(d.gravest, 'none'), coalesce(d.held + d.lost, 0), coalesce(d.lost, 0))""",
     ),
     Invariant(
         "I7",

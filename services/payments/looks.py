@@ -11,6 +11,7 @@ from datetime import datetime
 
 from services.chassis.db import Database
 from services.payments import queries, rules, stripe_objects
+from services.payments.errors import StripeRefused
 from services.payments.findings import (
     DeclineFound,
     DisputesFound,
@@ -22,7 +23,7 @@ from services.payments.findings import (
     SubscriptionFound,
 )
 from services.payments.stripe_client import CALL_SECONDS, Stripe
-from services.payments.stripe_objects import Fields
+from services.payments.stripe_objects import Dispute, Fields, Movement
 
 Findings = Sequence[Finding]
 
@@ -95,7 +96,22 @@ class Looker:
     async def disputes(self, intent_id: str) -> DisputesFound:
         observed_at = await self._now()
         listed = self._stripe.list_disputes(intent_id, deadline=_deadline())
-        return DisputesFound(intent_id, [dispute async for dispute in listed], observed_at)
+        disputes = [dispute async for dispute in listed]
+        return DisputesFound(intent_id, disputes, observed_at, await self._settled(intent_id, disputes))
+
+    async def _settled(self, intent_id: str, disputes: Sequence[Dispute]) -> Movement | None:
+        """What the payment brought, where a dispute is in another currency than the payment: only in the
+        currency that both are settled in can they be compared."""
+        async with self._database.worker() as connection:
+            currency = await queries.currency_of(connection, intent_id) or rules.SHOP_CURRENCY
+        others = [dispute.charge_id for dispute in disputes if dispute.currency.lower() != currency]
+        if not others or others[0] is None:
+            return None
+        try:
+            return (await self._stripe.retrieve_charge(others[0], deadline=_deadline())).settled
+        except StripeRefused:
+            # Unknown counts as the whole.
+            return None
 
     async def subscription(self, subscription_id: str) -> SubscriptionFound:
         observed_at = await self._now()

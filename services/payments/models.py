@@ -186,7 +186,9 @@ payments = Table(
     Column("version", BigInteger, nullable=False, server_default="1"),
     Column("requested_cents", BigInteger, nullable=False, server_default="0"),
     Column("refunded_cents", BigInteger, nullable=False, server_default="0"),
+    # What open disputes hold, and what lost ones took.
     Column("disputed_cents", BigInteger, nullable=False, server_default="0"),
+    Column("lost_cents", BigInteger, nullable=False, server_default="0"),
     Column("dispute", Text, nullable=False, server_default="none"),
     # When the listing that was last applied was asked for: an older one is void.
     Column("refunds_observed_at", TIMESTAMP(timezone=True)),
@@ -208,6 +210,7 @@ payments = Table(
     CheckConstraint("requested_cents BETWEEN 0 AND amount_cents", name="never_asked_for_more_than_paid"),
     CheckConstraint("refunded_cents BETWEEN 0 AND amount_cents", name="never_refunded_more_than_paid"),
     CheckConstraint("disputed_cents >= 0", name="disputed_not_negative"),
+    CheckConstraint("lost_cents >= 0", name="lost_not_negative"),
     CheckConstraint("dispute IN ('none', 'open', 'won', 'lost')", name="known_dispute"),
     Index("idx_payments_user_created", "user_id", "created_at"),
     # An order is paid once.
@@ -271,12 +274,17 @@ disputes = Table(
     Column("payment_id", Uuid, ForeignKey("payments.id"), nullable=False),
     Column("amount_cents", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),
+    # In the payment's currency: what it is about, and, once it ended lost, what of that the bank kept. Null
+    # where the release before wrote it: then the amount is meant.
+    Column("share_cents", BigInteger),
+    Column("lost_cents", BigInteger),
     # Stripe's; a status that is new to us is kept and moves nothing.
     Column("status", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False),
     _time("updated_at"),
     CheckConstraint("amount_cents >= 0", name="amount_not_negative"),
+    CheckConstraint("lost_cents BETWEEN 0 AND share_cents", name="lost_within_share"),
     Index("idx_disputes_payment", "payment_id"),
 )
 

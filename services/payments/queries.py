@@ -129,6 +129,13 @@ async def knows_payment(connection: AsyncConnection, payment_intent_id: str) -> 
     return bool((await connection.execute(query)).scalar_one())
 
 
+async def currency_of(connection: AsyncConnection, payment_intent_id: str) -> str | None:
+    """Of a payment that is known."""
+    return await connection.scalar(
+        select(payments.c.currency).where(payments.c.payment_intent_id == payment_intent_id)
+    )
+
+
 async def intent_of_order(connection: AsyncConnection, order_id: UUID) -> str | None:
     """The payment intent that paid an order."""
     return await connection.scalar(

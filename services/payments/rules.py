@@ -7,7 +7,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from services.payments.errors import IllegalMove
-from services.payments.stripe_objects import Dispute, Invoice, Malformed, Metadata, Session
+from services.payments.stripe_objects import Dispute, Invoice, Malformed, Metadata, Movement, Session
 
 SHOP_CURRENCY = "usd"
 # Stripe takes eight digits at most.
@@ -268,7 +268,9 @@ class Payment:
     requested_cents: int
     # As Stripe lists them, whoever asked.
     refunded_cents: int
+    # What open disputes hold, and what lost ones took: together what is neither ours nor to be given back.
     disputed_cents: int
+    lost_cents: int
     dispute: Contest
     refunds_observed_at: datetime | None
     disputes_observed_at: datetime | None
@@ -278,9 +280,16 @@ class Payment:
         return net_points(self.points, self.amount_cents, self.refunded_cents + self.disputed_cents)
 
     @property
+    def open_cents(self) -> int:
+        """What the bank has not decided."""
+        return max(0, self.disputed_cents - self.lost_cents)
+
+    @property
     def refundable_cents(self) -> int:
-        """What may still be asked back: neither asked for by us nor refunded in the dashboard."""
-        return self.amount_cents - max(self.requested_cents, self.refunded_cents)
+        """What may still be asked back: neither asked for by us nor refunded in the dashboard, nor held or
+        taken by the bank."""
+        back = max(self.requested_cents, self.refunded_cents)
+        return max(0, self.amount_cents - back - self.disputed_cents)
 
 
 def net_points(points: int, paid_cents: int, taken_back_cents: int) -> int:
@@ -295,9 +304,54 @@ GIVEN_BACK = frozenset({"pending", "requires_action", "succeeded"})
 OPEN_DISPUTES = frozenset({"needs_response", "under_review"})
 
 
-def disputed_cents(disputes: Iterable[Dispute]) -> int:
-    """What the bank holds or has kept."""
-    return sum(dispute.amount for dispute in disputes if dispute.status in OPEN_DISPUTES | {"lost"})
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a dispute is about, in the currency of its payment, and what of that the bank keeps for good."""
+
+    share_cents: int
+    lost_cents: int
+    is_open: bool
+
+    @property
+    def held_cents(self) -> int:
+        return self.share_cents if self.is_open else self.lost_cents
+
+
+def share_of(dispute: Dispute, *, amount_cents: int, currency: str, settled: Movement | None) -> Share:
+    """`settled` is what the payment brought. One that ended lost may be partly won: what came back of what
+    was withdrawn was not lost."""
+    share = _share_cents(dispute, amount_cents, currency, settled)
+    lost = _kept(dispute, share) if dispute.status == "lost" else 0
+    return Share(share, lost, dispute.status in OPEN_DISPUTES)
+
+
+def _share_cents(dispute: Dispute, amount_cents: int, currency: str, settled: Movement | None) -> int:
+    if dispute.currency.lower() == currency:
+        return dispute.amount
+    withdrawn = _withdrawn(dispute)
+    is_comparable = settled is not None and {each.currency for each in dispute.movements} == {
+        settled.currency
+    }
+    if settled is None or not is_comparable or not withdrawn or settled.amount <= 0:
+        return amount_cents
+    return min(amount_cents, _in_proportion(amount_cents, withdrawn, settled.amount))
+
+
+def _kept(dispute: Dispute, share_cents: int) -> int:
+    withdrawn = _withdrawn(dispute)
+    if not withdrawn:
+        return share_cents
+    kept = max(0, -sum(each.amount for each in dispute.movements))
+    return min(share_cents, _in_proportion(share_cents, kept, withdrawn))
+
+
+def _withdrawn(dispute: Dispute) -> int:
+    return -sum(each.amount for each in dispute.movements if each.amount < 0)
+
+
+def _in_proportion(amount: int, part: int, whole: int) -> int:
+    """amount × part ÷ whole, to the nearest."""
+    return (2 * amount * part + whole) // (2 * whole)
 
 
 def contest_of(disputes: Iterable[Dispute]) -> Contest:

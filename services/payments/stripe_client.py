@@ -21,6 +21,7 @@ from services.payments import metrics, rules, stripe_objects
 from services.payments.errors import StripeBusy, StripeKeySpent, StripeRefused, StripeUnknown
 from services.payments.rules import Checkout, Line
 from services.payments.stripe_objects import (
+    Charge,
     Dispute,
     Fields,
     Invoice,
@@ -136,6 +137,11 @@ class Stripe:
             stripe_objects.parse_dispute,
             deadline,
         )
+
+    async def retrieve_charge(self, charge_id: str, *, deadline: float) -> Charge:
+        """With what it brought in the currency that the account is settled in."""
+        call = self._client.v1.charges.retrieve_async(charge_id, {"expand": ["balance_transaction"]})
+        return _parsed(await _answer("retrieve_charge", call, deadline), stripe_objects.parse_charge)
 
     async def retrieve_invoice(self, invoice_id: str, *, deadline: float) -> Invoice:
         call = self._client.v1.invoices.retrieve_async(invoice_id)

@@ -61,6 +61,33 @@ class Refund:
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """docs.stripe.com/api/balance_transactions/object: what moved, in the currency that the account is
+    settled in; what left is negative."""
+
+    amount: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """docs.stripe.com/api/charges/object; `settled` is what it brought, when Stripe showed it."""
+
+    id: str
+    payment_intent_id: str | None
+    amount: int
+    currency: str
+    # "succeeded", "pending" or "failed"; an authorization that was not captured has brought nothing.
+    status: str
+    is_captured: bool
+    amount_refunded: int
+    is_disputed: bool
+    settled: Movement | None
+    metadata: Metadata
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Dispute:
     """docs.stripe.com/api/disputes/object"""
 
@@ -71,6 +98,9 @@ class Dispute:
     status: str
     reason: str
     created: datetime
+    charge_id: str | None = None
+    # What was withdrawn, and what came back: none, one or two.
+    movements: Sequence[Movement] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +197,38 @@ def parse_dispute(fields: Fields) -> Dispute:
         currency=_required(fields, "currency"),
         status=_required(fields, "status"),
         reason=_required(fields, "reason"),
+        created=_time(fields, "created"),
+        charge_id=reference(fields, "charge"),
+        movements=_movements(fields.get("balance_transactions")),
+    )
+
+
+def _movements(value: object) -> Sequence[Movement]:
+    listed = value if isinstance(value, list) else []
+    return [_movement(item) for item in listed if isinstance(item, Mapping)]
+
+
+def _movement(fields: Fields) -> Movement:
+    amount = fields.get("amount")
+    if not isinstance(amount, int) or isinstance(amount, bool) or abs(amount) >= _BEYOND_BIGINT:
+        raise Malformed("amount is not a whole number")
+    return Movement(amount, _required(fields, "currency").lower())
+
+
+def parse_charge(fields: Fields) -> Charge:
+    _check_kind(fields, "charge")
+    settled = fields.get("balance_transaction")
+    return Charge(
+        id=_required(fields, "id"),
+        payment_intent_id=reference(fields, "payment_intent"),
+        amount=_amount(fields, "amount"),
+        currency=_required(fields, "currency").lower(),
+        status=_required(fields, "status"),
+        is_captured=fields.get("captured") is True,
+        amount_refunded=_amount(fields, "amount_refunded"),
+        is_disputed=fields.get("disputed") is True,
+        settled=_movement(settled) if isinstance(settled, Mapping) else None,
+        metadata=_metadata(fields),
         created=_time(fields, "created"),
     )
 

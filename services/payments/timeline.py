@@ -56,7 +56,8 @@ _ROWS = """
         split_part(traceparent, '-', 2),
         jsonb_build_object('standing', standing, 'cents', amount_cents, 'currency', currency,
             'points', nullif(points, 0), 'refunded_cents', nullif(refunded_cents, 0),
-            'disputed_cents', nullif(disputed_cents, 0), 'dispute', nullif(dispute, 'none'))
+            'disputed_cents', nullif(disputed_cents, 0), 'lost_cents', nullif(lost_cents, 0),
+            'dispute', nullif(dispute, 'none'))
     FROM paid
     UNION ALL
     SELECT e.at, 4, 'refund.' || e.status, r.id::text, r.order_id,

@@ -192,6 +192,7 @@ class PaymentChanged(_message.Message):
     DISPUTED_CENTS_FIELD_NUMBER: _builtins.int
     DISPUTE_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
+    LOST_CENTS_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     order_id: _builtins.str
     user_id: _builtins.str
@@ -200,9 +201,14 @@ class PaymentChanged(_message.Message):
     refunded_cents: _builtins.int
     """Refunds that succeeded or are on their way, whoever asked for them."""
     disputed_cents: _builtins.int
-    """Disputed and not won."""
+    """Disputed and not won: what disputes hold that are open, and lost_cents."""
     dispute: Global___DisputeState.ValueType
+    """The gravest: an open one before a lost one before a won one."""
     currency: _builtins.str
+    lost_cents: _builtins.int
+    """What disputes that ended lost really took, in the payment's currency: a lost one may be partly won, and one
+    that was lost may be won after all. Absent from releases that did not tell it apart.
+    """
     def __init__(
         self,
         *,
@@ -215,12 +221,15 @@ class PaymentChanged(_message.Message):
         disputed_cents: _builtins.int = ...,
         dispute: Global___DisputeState.ValueType = ...,
         currency: _builtins.str = ...,
+        lost_cents: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_cents", b"_lost_cents", "lost_cents", b"lost_cents"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "currency", b"currency", "dispute", b"dispute", "disputed_cents", b"disputed_cents", "order_id", b"order_id", "payment_id", b"payment_id", "refunded_cents", b"refunded_cents", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_cents", b"_lost_cents", "amount_cents", b"amount_cents", "currency", b"currency", "dispute", b"dispute", "disputed_cents", b"disputed_cents", "lost_cents", b"lost_cents", "order_id", b"order_id", "payment_id", b"payment_id", "refunded_cents", b"refunded_cents", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lost_cents: _TypeAlias = _typing.Literal["lost_cents"]  # noqa: Y015
+    _WhichOneofArgType__lost_cents: _TypeAlias = _typing.Literal["_lost_cents", b"_lost_cents"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_cents) -> _WhichOneofReturnType__lost_cents | None: ...
 
 Global___PaymentChanged: _TypeAlias = PaymentChanged  # noqa: Y015
 

@@ -25,7 +25,7 @@ from services.payments.findings import (
 )
 from services.payments.models import disputes, payments, quarantine, refunds
 from services.payments.queries import REFUND_COLUMNS
-from services.payments.rules import GIVEN_BACK, Contest, Payment, Refund, Standing
+from services.payments.rules import GIVEN_BACK, Payment, Refund, Share, Standing
 
 log = logs.get(__name__)
 
@@ -148,21 +148,33 @@ async def settle_disputes(connection: AsyncConnection, found: DisputesFound) -> 
     if payment.disputes_observed_at is not None and payment.disputes_observed_at > found.observed_at:
         return OLD_NEWS
     effects: list[Effect] = []
+    shares: list[Share] = []
     for dispute in found.disputes:
-        effects += await _keep_dispute(connection, payment, dispute)
+        share = rules.share_of(
+            dispute, amount_cents=payment.amount_cents, currency=payment.currency, settled=found.settled
+        )
+        shares.append(share)
+        effects += await _keep_dispute(connection, payment, dispute, share)
     values: dict[str, Any] = {
         "disputes_observed_at": found.observed_at,
-        "disputed_cents": rules.disputed_cents(found.disputes),
+        "disputed_cents": sum(share.held_cents for share in shares),
+        "lost_cents": sum(share.lost_cents for share in shares),
         "dispute": rules.contest_of(found.disputes),
     }
     return await _change(connection, payment, values, effects)
 
 
 async def _keep_dispute(
-    connection: AsyncConnection, payment: Payment, listed: stripe_objects.Dispute
+    connection: AsyncConnection, payment: Payment, listed: stripe_objects.Dispute, share: Share
 ) -> list[Effect]:
     before = await connection.scalar(select(disputes.c.status).where(disputes.c.id == listed.id))
-    state = {"status": listed.status, "amount_cents": listed.amount, "reason": listed.reason}
+    state = {
+        "status": listed.status,
+        "amount_cents": listed.amount,
+        "share_cents": share.share_cents,
+        "lost_cents": share.lost_cents if listed.status == "lost" else None,
+        "reason": listed.reason,
+    }
     await connection.execute(
         insert(disputes)
         .values(
@@ -204,8 +216,7 @@ async def _observe(connection: AsyncConnection, payment: Payment, values: dict[s
 async def _settle_quarantine(connection: AsyncConnection, payment: Payment) -> None:
     """All of it went back, by us, by the dashboard or to the bank that won it: settled. It came back after
     all: parked again, for another decision."""
-    to_the_bank = payment.disputed_cents if payment.dispute is Contest.LOST else 0
-    if payment.refunded_cents + to_the_bank >= payment.amount_cents:
+    if payment.refunded_cents + payment.lost_cents >= payment.amount_cents:
         await _set_quarantine(connection, payment.id, status="refunded", resolved_at=func.now())
     elif payment.requested_cents == 0:
         undecided = dict.fromkeys(("refund_id", "resolved_at", "resolved_by", "resolution_reason"))

@@ -15,7 +15,7 @@ from services.payments.commands.checkouts import change_state
 from services.payments.commands.payments import change_payment, tell
 from services.payments.commands.refunds import Begun, Wanted
 from services.payments.models import quarantine
-from services.payments.rules import Checkout, Payment, Standing, Status, moves
+from services.payments.rules import Checkout, Contest, Payment, Standing, Status, moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,9 @@ async def refund_parked(connection: AsyncConnection, decision: Decision) -> Begu
     if parked.row.status != "parked":
         return None
     payment = parked.payment
+    if payment is not None and payment.dispute is Contest.OPEN:
+        # What is left shows when the bank has decided.
+        raise errors.payment_disputed()
     if payment is None or payment.refundable_cents == 0:
         await _resolve(connection, decision, status="refunded", resolved_at=func.now())
         return None

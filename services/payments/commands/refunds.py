@@ -17,7 +17,7 @@ from services.payments import errors, queries
 from services.payments.commands import money_back, payments
 from services.payments.models import refunds
 from services.payments.queries import REFUND_COLUMNS
-from services.payments.rules import ATTEMPT_LIFETIME, LEASE, Contest, Payment, Refund
+from services.payments.rules import ATTEMPT_LIFETIME, LEASE, Payment, Refund
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,10 @@ async def begin_refund(connection: AsyncConnection, *, payment_intent_id: str, w
 
 
 def _refuse(payment: Payment, wanted: Wanted) -> None:
-    if payment.dispute in (Contest.OPEN, Contest.LOST):
+    beyond = wanted.amount_cents - payment.refundable_cents
+    if 0 < beyond <= payment.open_cents:
         raise errors.payment_disputed()
-    if wanted.amount_cents > payment.refundable_cents:
+    if beyond > 0:
         raise errors.refund_exceeds_payment(
             requested=wanted.amount_cents, refundable=payment.refundable_cents
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from protos.events.v1 import events_pb2
 from services.chassis import idempotency
 from services.chassis.db import Database
+from services.chassis.errors import DomainError
 from services.chassis.ids import uuid7
 from services.payments import queries, rules
 from services.payments.commands import checkouts, refunds
@@ -40,6 +41,7 @@ from services.payments.stripe_objects import (
     Item,
     Malformed,
     Metadata,
+    Movement,
     Refund,
     Session,
     Subscription,
@@ -79,6 +81,13 @@ class Books:
         async with self.database.worker() as connection:
             await fulfil(connection, Paid(intent, PAID_CENTS, "usd", {}), terms)
         return intent
+
+    async def refuse_refund(self, intent: str, amount_cents: int, reason: str) -> None:
+        wanted = Wanted(refund_id=uuid7(), amount_cents=amount_cents, reason="torn")
+        with pytest.raises(DomainError) as refused:
+            async with self.database.worker() as connection:
+                await refunds.begin_refund(connection, payment_intent_id=intent, wanted=wanted)
+        assert refused.value.reason == reason
 
     async def order_checkout(self) -> Checkout:
         async with self.database.worker() as connection:
@@ -206,6 +215,33 @@ async def test_an_order_hears_the_same_end_whatever_was_heard_first(
     for order_id in orders.values():
         last = [fact for fact in facts if fact.order_id == str(order_id)][-1]
         assert (last.refunded_cents, last.disputed_cents, last.dispute) == (1500, kept_cents, contest)
+        assert last.HasField("lost_cents")
+        assert last.lost_cents == kept_cents
+
+
+@pytest.mark.parametrize("ends", ["lost", "won"])
+async def test_what_a_bank_kept_is_told_apart_from_what_it_holds(books: Books, ends: str) -> None:
+    """4.99 of 39.99 is disputed and lost, 2.00 of it come back; a second dispute is open; lost, then won."""
+    intent = await books.pay(Terms(uuid4(), 0, None, version=1, order_id=uuid4()))
+    moved = [Movement(-499, "usd"), Movement(200, "usd")]
+    lost = Dispute(f"du_{intent}", intent, 499, "usd", "lost", "fraudulent", _BEGAN, None, moved)
+    still_open = replace(lost, id=f"du_{intent}_2", amount=1000, status="needs_response", movements=[])
+    await books.settle(DisputesFound(intent, [lost, still_open], _BEGAN))
+    amounts = "SELECT disputed_cents, lost_cents, dispute FROM payments WHERE payment_intent_id = %s"
+    assert await books.rows(amounts, intent) == [(1299, 299, "open")]
+    await books.refuse_refund(intent, 2701, "PAYMENT_DISPUTED")
+    await books.refuse_refund(intent, 3701, "REFUND_EXCEEDS_PAYMENT")
+    ended = [replace(lost, status="won") if ends == "won" else lost, replace(still_open, status="won")]
+    await books.settle(DisputesFound(intent, ended, _BEGAN + timedelta(seconds=1)))
+    kept = 299 if ends == "lost" else 0
+    assert await books.rows(amounts, intent) == [(kept, kept, ends)]
+    async with books.database.worker() as connection:
+        wanted = Wanted(refund_id=uuid7(), amount_cents=PAID_CENTS - kept, reason="torn")
+        await refunds.begin_refund(connection, payment_intent_id=intent, wanted=wanted)
+    facts = await books.facts("payments.payment.changed", events_pb2.PaymentChanged)
+    [payment] = await books.rows("SELECT id FROM payments WHERE payment_intent_id = %s", intent)
+    told = [(fact.disputed_cents, fact.lost_cents) for fact in facts if fact.payment_id == str(payment[0])]
+    assert told == [(1299, 299), (kept, kept)]
 
 
 async def test_two_refunds_at_stripe_under_one_id_of_ours_are_both_kept(books: Books) -> None:

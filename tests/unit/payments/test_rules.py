@@ -11,7 +11,7 @@ import pytest
 from services.payments import rules, stripe_objects
 from services.payments.errors import IllegalMove
 from services.payments.rules import Checkout, Status
-from services.payments.stripe_objects import Dispute, Malformed, Session
+from services.payments.stripe_objects import Dispute, Malformed, Movement, Session
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHECKOUT = Checkout(
@@ -249,5 +249,52 @@ def test_disputes_take_what_the_bank_holds_or_kept(
     statuses: tuple[str, ...], cents: int, contest: str
 ) -> None:
     disputes = [dispute(status) for status in statuses]
-    assert rules.disputed_cents(disputes) == cents
+    shares = [rules.share_of(each, amount_cents=500, currency="usd", settled=None) for each in disputes]
+    assert sum(share.held_cents for share in shares) == cents
     assert rules.contest_of(disputes) == contest
+
+
+@pytest.mark.parametrize(
+    ("moved", "lost"),
+    [
+        ((), 499),
+        ((-499,), 499),
+        # Partly won: Stripe calls it lost, and gives a part back.
+        ((-499, 200), 299),
+        ((-499, 499), 0),
+    ],
+)
+def test_a_lost_dispute_took_what_its_transactions_say(moved: tuple[int, ...], lost: int) -> None:
+    ended = replace(dispute("lost", 499), movements=[Movement(amount, "usd") for amount in moved])
+    share = rules.share_of(ended, amount_cents=2297, currency="usd", settled=None)
+    assert (share.held_cents, share.lost_cents, share.share_cents) == (lost, lost, 499)
+
+
+@pytest.mark.parametrize(
+    ("moved", "settled", "held"),
+    [
+        # 2900 yen of 39.99 dollars: 18.50 of the 37.00 euros that it brought.
+        ((Movement(-1850, "eur"),), Movement(3700, "eur"), 2000),
+        ((Movement(-3700, "eur"),), Movement(3700, "eur"), 3999),
+        # The rate has moved: never more than was paid.
+        ((Movement(-3900, "eur"),), Movement(3700, "eur"), 3999),
+        # Unknown, or not to be compared: the whole.
+        ((), Movement(3700, "eur"), 3999),
+        ((Movement(-1850, "eur"),), None, 3999),
+        ((Movement(-1850, "gbp"),), Movement(3700, "eur"), 3999),
+        ((Movement(-1850, "eur"),), Movement(0, "eur"), 3999),
+    ],
+)
+def test_a_dispute_in_another_currency_counts_by_its_share_of_the_charge(
+    moved: tuple[Movement, ...], settled: Movement | None, held: int
+) -> None:
+    in_yen = replace(dispute("needs_response", 2900), currency="jpy", movements=moved)
+    share = rules.share_of(in_yen, amount_cents=3999, currency="usd", settled=settled)
+    assert (share.held_cents, share.lost_cents) == (held, 0)
+
+
+def test_a_dispute_in_another_currency_that_is_partly_won_takes_the_rest_of_its_share() -> None:
+    moved = [Movement(-1850, "eur"), Movement(925, "eur")]
+    ended = replace(dispute("lost", 2900), currency="jpy", movements=moved)
+    share = rules.share_of(ended, amount_cents=3999, currency="usd", settled=Movement(3700, "eur"))
+    assert (share.held_cents, share.lost_cents) == (1000, 1000)

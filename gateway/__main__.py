@@ -1,6 +1,7 @@
 """Composition root: settings → backends → app → server. Exits 0 after SIGTERM, when it has drained."""
 
 import asyncio
+import sys
 
 import uvloop
 
@@ -15,6 +16,7 @@ from services.chassis.settings import load
 from services.chassis.signals import run_until_signal
 from services.chassis.tasks import background
 from services.chassis.trace_export import exporting
+from services.chassis.usage import end_with_usage
 
 # Longer than the idle time of common load balancers, or they reuse a connection as it closes.
 _KEEP_ALIVE_SECONDS = 75
@@ -43,6 +45,8 @@ async def run(settings: GatewaySettings) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:]:
+        end_with_usage("gateway")
     settings = load(GatewaySettings)
     logs.configure("gateway", settings.log_level)
     failpoints.arm(settings.failpoints, settings.failpoints_fired)

@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode
 
 from services.chassis.client_address import TrustedProxies
 from services.chassis.rates import Rate, RateSetting
-from services.chassis.setting_values import Listen, ValkeyUrl
+from services.chassis.setting_values import Listen, ValkeyUrl, WebUrl
 from services.chassis.settings import GrpcSettings
 
 _MIN_SECRET_BYTES = 32
@@ -25,7 +25,7 @@ class GatewaySettings(GrpcSettings):
     orders_target: str
     payments_target: str
     # payments' own webhook port, the full URL.
-    payments_webhook_url: str
+    payments_webhook_url: WebUrl
     # What proves tokens, one of the two or, while the provider moves, both. Its HS256 secret, whose UTF-8
     # bytes are the key;
     auth_jwt_secret: SecretStr | None = None
@@ -34,7 +34,7 @@ class GatewaySettings(GrpcSettings):
     # When set, a token must name it as `iss`.
     auth_issuer: str | None = None
     # Origin of the shop's pages; where it is https, browsers are told to stay with that.
-    shop_url: str | None = None
+    shop_url: WebUrl | None = None
     # Comma separated; no cross-origin answers when empty.
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 

@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import suppress
 from datetime import datetime
-from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -13,6 +12,7 @@ from nats.js.errors import BadRequestError
 from pydantic import SecretStr
 
 from services.chassis import logs
+from services.chassis.server_url import server_url
 
 log = logs.get(__name__)
 
@@ -61,13 +61,12 @@ class Bus:
         return self.jetstream
 
     async def _connect(self) -> None:
-        url = urlsplit(self._url.get_secret_value())
-        hosts = url.netloc.rpartition("@")[2].split(",")
+        url = server_url(self._url)
         try:
             await self._client.connect(
-                [f"{url.scheme}://{host}" for host in hosts],
+                [f"{url.scheme}://{host}" for host in url.hosts],
                 # Not in the URLs: those that the cluster tells of more servers have none either.
-                user=url.username,
+                user=url.user,
                 password=url.password,
                 name=self._name,
                 # Replies come back where no other user of the broker may listen (deploy/nats/accounts.conf).

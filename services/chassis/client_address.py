@@ -19,6 +19,8 @@ _Address = IPv4Address | IPv6Address
 # What a customer is given of IPv6.
 _IPV6_PREFIX = 64
 _MAX_HOPS = 16
+# The widest private networks: 10.0.0.0/8 and fc00::/7.
+_SHORTEST_PREFIX = {4: 8, 6: 7}
 _NOWHERE = "unknown"
 
 
@@ -26,9 +28,15 @@ def _networks(value: object) -> object:
     """ValueError for what is neither an address nor a network."""
     if isinstance(value, str):
         try:
-            return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+            networks = tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
         except ValueError as error:
             raise ValueError("must be addresses or networks such as 10.0.0.0/8") from error
+        if any(network.prefixlen < _SHORTEST_PREFIX[network.version] for network in networks):
+            raise ValueError(
+                "must be your own proxies, not half the internet: whoever is named here is believed about"
+                " who asks; name their addresses, or a network such as 10.0.0.0/8"
+            )
+        return networks
     return value
 
 

@@ -18,6 +18,7 @@ from psycopg import sql
 from services.chassis import logs
 from services.chassis.crypto import Keyring
 from services.chassis.settings import RekeySettings, load
+from services.chassis.usage import end_with_usage
 
 log = logs.get(__name__)
 
@@ -46,7 +47,7 @@ class Counts:
 def run(service: str, columns: Sequence[SealedColumn], arguments: Sequence[str]) -> None:
     """The command; exits 1 when a value stays behind, 2 for arguments that it does not know."""
     if list(arguments) not in ([], [_CHECK]):
-        sys.exit(f"usage: python -m services.{service} rekey [{_CHECK}]")
+        end_with_usage(f"services.{service} rekey", _CHECK)
     settings = load(RekeySettings)
     logs.configure(service, settings.log_level)
     keyring = Keyring(settings.data_encryption_keys)

@@ -3,41 +3,58 @@
 None of the messages repeats what was given: it may hold a password.
 """
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, SecretStr
 
 from services.chassis.crypto import EmailHasher, Keyring
+from services.chassis.server_url import ENCODE, host_of, server_url
 
-_URL = re.compile(r"(?P<scheme>[a-z0-9+]+)://(?:[^\s/@]*@)?(?P<hosts>[^\s/@]+)(?P<path>/[^\s?]*)?(?:\?\S*)?")
-_HOST = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{1,5}))?")
-_MAX_PORT = 65535
+_WEB_SCHEMES = ("http", "https")
 
 
-def _url(*schemes: str, has_path: bool = False) -> Callable[[SecretStr], SecretStr]:
-    """Checks that it is a URL of one of the schemes; several hosts stand between commas."""
+def _url(
+    *schemes: str, has_path: bool = False, has_one_host: bool = False
+) -> Callable[[SecretStr], SecretStr]:
+    """Checks that it is a URL of one of the schemes; several hosts stand between commas where they may."""
     form = f"{schemes[0]}://[user:password@]host[:port]{'/name' if has_path else ''}"
 
     def check(value: SecretStr) -> SecretStr:
-        found = _URL.fullmatch(value.get_secret_value())
-        is_url = found and found["scheme"] in schemes and all(map(_is_host, found["hosts"].split(",")))
-        if not found or not is_url or (has_path and len(found["path"] or "") < 2):
-            raise ValueError(f"must be {form}")
+        try:
+            url = server_url(value)
+        except ValueError:
+            url = None
+        if (
+            url is None
+            or url.scheme not in schemes
+            or (has_path and len(url.path) < 2)
+            or (has_one_host and len(url.hosts) > 1)
+        ):
+            signs_in = "@" in value.get_secret_value()
+            raise ValueError(f"must be {form}" + (f"; {ENCODE}" if signs_in else ""))
         return value
 
     return check
 
 
-def _is_host(text: str) -> bool:
-    found = _HOST.fullmatch(text)
-    return found is not None and int(found["port"] or 0) <= _MAX_PORT
+def _web_url(value: str) -> str:
+    """An address of a page or of an API, where nobody signs in."""
+    try:
+        url = server_url(value)
+    except ValueError:
+        url = None
+    if url is None or url.scheme not in _WEB_SCHEMES or url.user is not None or len(url.hosts) > 1:
+        raise ValueError("must be http://host[:port] or https://host[:port]")
+    return value
 
 
 def _listen(value: str) -> str:
-    found = _HOST.fullmatch(value)
-    if not found or not found["port"] or int(found["port"]) > _MAX_PORT:
+    try:
+        is_whole = host_of(value).port is not None
+    except ValueError:
+        is_whole = False
+    if not is_whole:
         raise ValueError("must be host:port")
     return value
 
@@ -60,8 +77,9 @@ def _hmac_key(value: SecretStr) -> SecretStr:
 
 PostgresUrl = Annotated[SecretStr, AfterValidator(_url("postgresql", has_path=True))]
 NatsUrl = Annotated[SecretStr, AfterValidator(_url("nats", "tls"))]
-ValkeyUrl = Annotated[SecretStr, AfterValidator(_url("valkey", "valkeys"))]
-SmtpUrl = Annotated[SecretStr, AfterValidator(_url("smtp", "smtps"))]
+ValkeyUrl = Annotated[SecretStr, AfterValidator(_url("valkey", "valkeys", has_one_host=True))]
+SmtpUrl = Annotated[SecretStr, AfterValidator(_url("smtp", "smtps", has_one_host=True))]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
 # host:port, [host]:port for IPv6.
 Listen = Annotated[str, AfterValidator(_listen)]
 EncryptionKeys = Annotated[SecretStr, AfterValidator(_keys)]

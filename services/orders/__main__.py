@@ -1,4 +1,4 @@
-"""Composition root: `python -m services.orders [migrate|seed|rekey]`."""
+"""Composition root: `python -m services.orders [migrate|seed|rekey|republish]`."""
 
 import sys
 from collections.abc import Collection, Mapping
@@ -21,6 +21,7 @@ from services.chassis.retention import Retention
 from services.chassis.sampling import Sampler
 from services.chassis.settings import load
 from services.chassis.trace_export import exporting
+from services.chassis.usage import end_with_usage
 from services.chassis.watching import Watchers
 from services.chassis.workers import background, run_until_signal
 from services.orders import events, metrics
@@ -205,29 +206,32 @@ def _add_services(server: GrpcServer, database: Database, cache: CatalogCache, o
 
 
 def main() -> None:
-    if sys.argv[1:] == ["migrate"]:
-        # Alembic alone takes a tenth of a second to load, at every start.
-        from services.chassis.migrate import upgrade
+    match sys.argv[1:]:
+        case []:
+            settings = load(OrdersSettings)
+            logs.configure(NAME, settings.log_level)
+            failpoints.arm(settings.failpoints, settings.failpoints_fired)
+            with (
+                serving_metrics(settings.metrics_listen, settings.transport.certificates),
+                exporting(NAME, settings),
+            ):
+                uvloop.run(serve(settings))
+        case ["migrate"]:
+            # Alembic alone takes a tenth of a second to load, at every start.
+            from services.chassis.migrate import upgrade
 
-        upgrade(Path(__file__).parent / "migrations")
-    elif sys.argv[1:] == ["seed"]:
-        # It draws pictures; nobody else needs the library for that.
-        from services.orders import seed
+            upgrade(Path(__file__).parent / "migrations")
+        case ["seed"]:
+            # It draws pictures; nobody else needs the library for that.
+            from services.orders import seed
 
-        seed.run(load(OrdersSeedSettings))
-    elif sys.argv[1:2] == ["rekey"]:
-        rekey.run(NAME, [SealedColumn("orders", "email", email_place)], sys.argv[2:])
-    elif sys.argv[1:2] == ["republish"]:
-        republish.run(NAME, sys.argv[2:])
-    else:
-        settings = load(OrdersSettings)
-        logs.configure(NAME, settings.log_level)
-        failpoints.arm(settings.failpoints, settings.failpoints_fired)
-        with (
-            serving_metrics(settings.metrics_listen, settings.transport.certificates),
-            exporting(NAME, settings),
-        ):
-            uvloop.run(serve(settings))
+            seed.run(load(OrdersSeedSettings))
+        case ["rekey", *arguments]:
+            rekey.run(NAME, [SealedColumn("orders", "email", email_place)], arguments)
+        case ["republish", *arguments]:
+            republish.run(NAME, arguments)
+        case _:
+            end_with_usage(f"services.{NAME}", "migrate", "seed", "rekey", "republish")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pydantic import Field, SecretStr
 
-from services.chassis.setting_values import SmtpUrl, ValkeyUrl
+from services.chassis.setting_values import SmtpUrl, ValkeyUrl, WebUrl
 from services.chassis.settings import ProcessSettings, SeedSettings, ServiceSettings
 
 
@@ -33,7 +33,7 @@ class OrdersSettings(ServiceSettings, AssetSettings):
     # valkey://[:password@]host:port[/database]; without it the catalogue is read from the database.
     valkey_url: ValkeyUrl | None = None
     # Origin of the shop's pages: mails link there.
-    shop_url: str
+    shop_url: WebUrl
     # What a bought picture allows: for how long, how often, how often again, and for how long one link.
     download_grant_days: int = Field(default=30, ge=1)
     downloads_per_grant: int = Field(default=5, ge=1)

@@ -23,6 +23,7 @@ from services.chassis.retention import Retention
 from services.chassis.sampling import Sampler
 from services.chassis.settings import SeedSettings, load
 from services.chassis.trace_export import exporting
+from services.chassis.usage import end_with_usage
 from services.chassis.watching import Watchers
 from services.chassis.workers import Worker, background, run_until_signal
 from services.payments import closing, metrics, opening, queries, reconciliation, refunding
@@ -203,7 +204,7 @@ def main() -> None:
         case ["republish", *arguments]:
             republish.run("payments", arguments)
         case _:
-            sys.exit("usage: python -m services.payments [migrate|seed|rekey|republish]")
+            end_with_usage("services.payments", "migrate", "seed", "rekey", "republish")
 
 
 if __name__ == "__main__":

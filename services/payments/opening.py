@@ -11,7 +11,8 @@ A checkout is `creating` until Stripe's answer is recorded. Crash points and wha
 The request drives its own checkout under the lease that it wrote with the row; the completer (tick 1 s)
 takes over rows whose lease or backoff has ended. No transaction is open during a call.
 
-Failpoints: payments.checkout.written (api.py), payments.stripe.session_created, payments.checkout.opened.
+Failpoints: payments.checkout.written (api/payments.py), payments.stripe.session_created,
+payments.checkout.opened.
 """
 
 import asyncio

@@ -1,18 +1,28 @@
 """The environment of payments."""
 
-from pydantic import SecretStr, field_validator
+import re
+from ipaddress import ip_address
+from typing import Self
+
+from pydantic import SecretStr, field_validator, model_validator
 
 from services.chassis.client_address import TrustedProxies
 from services.chassis.rates import Rate, RateSetting
-from services.chassis.setting_values import Listen
+from services.chassis.server_url import server_url
+from services.chassis.setting_values import Listen, WebUrl
 from services.chassis.settings import ServiceSettings
+
+# Whole or restricted keys; a publishable one (pk_…) may do nothing that we ask.
+_SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_\w+")
+# What signs webhooks is 32 characters and more: with less, anybody's guess makes points.
+_WEBHOOK_SECRET = re.compile(r"whsec_[\w+/=-]{32,}")
 
 
 class Settings(ServiceSettings):
     stripe_secret_key: SecretStr
     # Comma separated: while a secret is rolled, the old and the new one are both accepted.
     stripe_webhook_secrets: SecretStr
-    stripe_api_base: str = "https://api.stripe.com"
+    stripe_api_base: WebUrl = "https://api.stripe.com"
     # host:port of the webhook endpoint.
     webhook_listen: Listen
     # How often one address may deliver (rates.py), and the proxies that are believed about the address.
@@ -24,17 +34,40 @@ class Settings(ServiceSettings):
     # How often payments compares itself with Stripe.
     reconcile_seconds: int = 300
     # Origin of the shop's pages: Stripe sends the customer back there.
-    shop_url: str
+    shop_url: WebUrl
     # How many may follow a checkout at once at this replica, and for how long before they ask again.
     max_watchers: int = 1000
     watch_seconds: float = 300.0
 
+    @field_validator("stripe_secret_key")
+    @classmethod
+    def _may_ask_stripe(cls, value: SecretStr) -> SecretStr:
+        if not _SECRET_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "must be a secret key, sk_test_... or sk_live_..., or a restricted one, rk_...:"
+                " take it from the dashboard, Developers, API keys"
+            )
+        return value
+
     @field_validator("stripe_webhook_secrets")
     @classmethod
-    def _names_one(cls, value: SecretStr) -> SecretStr:
-        if not _listed(value):
-            raise ValueError("names no secret")
+    def _sign_webhooks(cls, value: SecretStr) -> SecretStr:
+        secrets = _listed(value)
+        if not secrets or not all(map(_WEBHOOK_SECRET.fullmatch, secrets)):
+            raise ValueError(
+                "must be whsec_... and whole, comma separated while one is rolled: take it from the"
+                " endpoint in the dashboard, Developers, Webhooks, or from `stripe listen --print-secret`"
+            )
         return value
+
+    @model_validator(mode="after")
+    def _live_key_is_not_overheard(self) -> Self:
+        base = server_url(self.stripe_api_base)
+        if self.livemode and base.scheme != "https" and not _is_loopback(base.hosts[0].name):
+            raise ValueError(
+                "STRIPE_API_BASE: a live key goes to Stripe by https only: leave it empty, or take a test key"
+            )
+        return self
 
     @property
     def livemode(self) -> bool:
@@ -47,3 +80,10 @@ class Settings(ServiceSettings):
 
 def _listed(secrets: SecretStr) -> tuple[str, ...]:
     return tuple(secret.strip() for secret in secrets.get_secret_value().split(",") if secret.strip())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -19,6 +19,7 @@ from services.chassis.relay import Relay
 from services.chassis.sampling import Sampler
 from services.chassis.settings import load
 from services.chassis.trace_export import exporting
+from services.chassis.usage import end_with_usage
 from services.chassis.workers import Worker, background, run_until_signal
 from services.wallet import metrics
 from services.wallet.api import WalletServicer, email_place
@@ -81,25 +82,27 @@ async def serve(settings: WalletSettings) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["migrate"]:
-        # Alembic alone takes a tenth of a second to load, at every start.
-        from services.chassis import migrate
+    match sys.argv[1:]:
+        case []:
+            settings = load(WalletSettings)
+            logs.configure("wallet", settings.log_level)
+            failpoints.arm(settings.failpoints, settings.failpoints_fired)
+            with (
+                serving_metrics(settings.metrics_listen, settings.transport.certificates),
+                exporting("wallet", settings),
+            ):
+                uvloop.run(serve(settings))
+        case ["migrate"]:
+            # Alembic alone takes a tenth of a second to load, at every start.
+            from services.chassis import migrate
 
-        migrate.upgrade(Path(__file__).parent / "migrations")
-        return
-    if sys.argv[1:2] == ["rekey"]:
-        rekey.run("wallet", [SealedColumn("profiles", "email", email_place)], sys.argv[2:])
-    if sys.argv[1:2] == ["republish"]:
-        republish.run("wallet", sys.argv[2:])
-        return
-    settings = load(WalletSettings)
-    logs.configure("wallet", settings.log_level)
-    failpoints.arm(settings.failpoints, settings.failpoints_fired)
-    with (
-        serving_metrics(settings.metrics_listen, settings.transport.certificates),
-        exporting("wallet", settings),
-    ):
-        uvloop.run(serve(settings))
+            migrate.upgrade(Path(__file__).parent / "migrations")
+        case ["rekey", *arguments]:
+            rekey.run("wallet", [SealedColumn("profiles", "email", email_place)], arguments)
+        case ["republish", *arguments]:
+            republish.run("wallet", arguments)
+        case _:
+            end_with_usage("services.wallet", "migrate", "rekey", "republish")
 
 
 if __name__ == "__main__":

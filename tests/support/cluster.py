@@ -15,7 +15,7 @@ from deploy.k8s.secrets import NAMESPACE, secrets
 # What an operator gives to `python -m deploy.k8s.secrets production`.
 GIVEN = {
     "STRIPE_SECRET_KEY": "rk_live_given",
-    "STRIPE_WEBHOOK_SECRETS": "whsec_given",
+    "STRIPE_WEBHOOK_SECRETS": f"whsec_{'given' * 7}",
     "SMTP_URL": "smtps://user:password@mail.example:465",
     "AUTH_JWT_SECRET": "",
 }

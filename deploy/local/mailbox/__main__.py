@@ -1,6 +1,7 @@
 """Composition root: settings → store → SMTP and web. Exits 0 after SIGTERM."""
 
 import asyncio
+import sys
 from contextlib import closing
 
 from deploy.local.mailbox.faults import Faults
@@ -12,6 +13,7 @@ from services.chassis import logs
 from services.chassis.http_server import serving
 from services.chassis.settings import load
 from services.chassis.signals import run_until_signal
+from services.chassis.usage import end_with_usage
 
 _STOP_SECONDS = 1
 log = logs.get(__name__)
@@ -29,6 +31,8 @@ async def run(settings: MailboxSettings) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:]:
+        end_with_usage("deploy.local.mailbox")
     settings = load(MailboxSettings)
     logs.configure("mailbox", settings.log_level)
     asyncio.run(run(settings))

@@ -1,6 +1,7 @@
 """Composition root: settings → store → app → server. Exits 0 after SIGTERM."""
 
 import asyncio
+import sys
 from contextlib import aclosing
 
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from services.chassis.http_server import serving
 from services.chassis.settings import load
 from services.chassis.signals import run_until_signal
 from services.chassis.tasks import background
+from services.chassis.usage import end_with_usage
 
 _STOP_SECONDS = 1
 log = logs.get(__name__)
@@ -32,6 +34,8 @@ async def run(settings: SandboxSettings) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:]:
+        end_with_usage("deploy.local.stripe_sandbox")
     settings = load(SandboxSettings)
     logs.configure("stripe_sandbox", settings.log_level)
     asyncio.run(run(settings))

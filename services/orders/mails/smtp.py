@@ -3,8 +3,6 @@ come (354), of which nothing remains when the connection breaks, and then the te
 sends makes sure that the mail is his (mail.py).
 """
 
-from urllib.parse import urlsplit
-
 import aiosmtplib
 from aiosmtplib.errors import (
     SMTPDataError,
@@ -13,6 +11,8 @@ from aiosmtplib.errors import (
     SMTPServerDisconnected,
 )
 from aiosmtplib.typing import SMTPStatus
+
+from services.chassis.server_url import server_url
 
 _COMMAND_SECONDS = 10.0
 # RFC 5321 (4.5.3.2.6) asks for patience after the text: a server that took it may answer late.
@@ -33,11 +33,12 @@ class SmtpConnection:
     error it is closed, and with it the server's half of what was begun."""
 
     def __init__(self, url: str) -> None:
-        address = urlsplit(url)
+        address = server_url(url)
+        [host] = address.hosts
         self._smtp = aiosmtplib.SMTP(
-            hostname=address.hostname,
-            port=address.port,
-            username=address.username,
+            hostname=host.name,
+            port=host.port,
+            username=address.user,
             password=address.password,
             use_tls=address.scheme == "smtps",
             timeout=_COMMAND_SECONDS,

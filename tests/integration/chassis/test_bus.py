@@ -1,5 +1,8 @@
 """The stream that a service keeps at NATS."""
 
+import asyncio
+import re
+
 from nats.js import JetStreamContext
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -20,6 +23,15 @@ async def test_a_stream_for_three_servers_is_not_made_on_one(servers: Servers, s
         bus = Bus(SecretStr(servers.nats_url), name="test", stream=stream, replicas=3)
         async with background(bus.run()):
             await eventually(is_refused, "the server's refusal")
+
+
+async def test_user_and_password_are_read_percent_encoded(servers: Servers, stream: str) -> None:
+    """As RFC 3986 writes them: every character may be, and what is no letter must."""
+    scheme, sign_in, host = re.split("://|@", servers.nats_url)
+    user, password = ("".join(f"%{ord(letter):02x}" for letter in word) for word in sign_in.split(":"))
+    bus = Bus(SecretStr(f"{scheme}://{user}:{password}@{host}"), name="test", stream=stream)
+    async with background(bus.run()), asyncio.timeout(10):
+        assert await bus.connected()
 
 
 async def test_a_stream_that_stands_otherwise_is_changed(jetstream: JetStreamContext, stream: str) -> None:

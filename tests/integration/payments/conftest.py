@@ -36,7 +36,7 @@ from tests.support.plain_http import NO_TLS
 from tests.support.servers import Servers
 
 KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"
-SECRETS = ("whsec_test_new", "whsec_test_old")
+SECRETS = (f"whsec_{'new' * 11}", f"whsec_{'old' * 11}")
 SHOP_URL = "https://shop.test"
 
 

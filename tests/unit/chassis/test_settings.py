@@ -13,6 +13,7 @@ from deploy.local.mailbox.settings import MailboxSettings
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from deploy.postgres.settings import BootstrapSettings
 from gateway.settings import GatewaySettings
+from services.chassis.server_url import ENCODE
 from services.chassis.settings import MigrationSettings, ProcessSettings, RekeySettings, SeedSettings, load
 from services.orders.settings import OrdersSeedSettings, OrdersSettings
 from services.payments.settings import Settings as PaymentsSettings
@@ -48,6 +49,33 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in PROCESSES.values():
         for name in kind.model_fields:
             monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.parametrize("command", [*PROCESSES, "services.wallet republish", "services.payments republish"])
+@pytest.mark.parametrize("word", ["now", "--help", "serve"])
+def test_a_process_that_is_told_what_it_does_not_know_starts_nothing_and_ends_with_2(
+    command: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, *arguments = command.split()
+    monkeypatch.setattr(sys, "argv", [module, *arguments, word])
+    monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    said = capsys.readouterr()
+    # Asked for, it is no error.
+    assert ended.value.code == (0 if "republish" in command and word == "--help" else 2)
+    assert (said.err or said.out).startswith("usage: python -m ")
+
+
+def test_wallet_has_nothing_to_seed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["services.wallet", "seed"])
+    monkeypatch.delitem(sys.modules, "services.wallet.__main__", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("services.wallet", run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "usage: python -m services.wallet [migrate|rekey|republish]\n"
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -98,6 +126,7 @@ def test_what_holds_a_secret_does_not_show_it(kind: type[ProcessSettings]) -> No
             assert "SecretStr" in str(field.annotation), name
 
 
+POSTGRES_FORM = "must be postgresql://[user:password@]host[:port]/name"
 WALLET = {
     "DATABASE_APP_URL": "postgresql://wallet_app:p@127.0.0.1:5432/wallet",
     "DATABASE_WORKER_URL": "postgresql://wallet_worker:p@one:5432,two:5433/wallet?target_session_attrs=primary",
@@ -124,12 +153,14 @@ def test_good_settings_are_good() -> None:
     ("name", "value", "line"),
     [
         *(
-            ("DATABASE_APP_URL", url, "must be postgresql://[user:password@]host[:port]/name")
+            ("DATABASE_APP_URL", url, POSTGRES_FORM + (f"; {ENCODE}" if "@" in url else ""))
             for url in (
                 *("mysql://u:p@h/d", "postgresql://u:p@h", "postgresql://u:p@/d", "postgresql:///d", "h/d"),
                 *("postgresql://u:p@h:abc/d", "postgresql://u:p@h:99999/d", "postgresql://u:p p@h/d"),
+                *("postgresql://u:p@ss@h/d", "postgresql://u:p/ss@h/d", "postgresql://u:50%@h/d"),
             )
         ),
+        ("NATS_URL", "nats://u:p#ss@h:4222", f"must be nats://[user:password@]host[:port]; {ENCODE}"),
         ("NATS_URL", "http://h:4222", "must be nats://[user:password@]host[:port]"),
         ("GRPC_LISTEN", "15051", "must be host:port"),
         ("GRPC_LISTEN", "0.0.0.0:", "must be host:port"),
@@ -157,3 +188,73 @@ def test_what_contradicts_itself_is_said_in_a_line_too(
         load(WalletSettings)
     said = capsys.readouterr().err
     assert said == "GRPC_TLS_CERT, GRPC_TLS_KEY and GRPC_TLS_CA go together: set all or none\n"
+
+
+PAYMENTS = {name: value for name, value in WALLET.items() if name != "EMAIL_HMAC_KEY"} | {
+    "STRIPE_SECRET_KEY": f"sk_test_{'k' * 24}",
+    "STRIPE_WEBHOOK_SECRETS": f"whsec_{'n' * 32},whsec_{'o' * 64}",
+    "WEBHOOK_LISTEN": "0.0.0.0:8081",
+    "SHOP_URL": "https://shop.example",
+}
+LIVE_KEY = f"rk_live_{'k' * 24}"
+
+
+@pytest.fixture
+def payments(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PAYMENTS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("payments")
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        *(("STRIPE_WEBHOOK_SECRETS", value, "from the endpoint") for value in ("x", "whsec_short", ",")),
+        # Neither while one is rolled.
+        ("STRIPE_WEBHOOK_SECRETS", f"whsec_{'n' * 32},x", "from the endpoint"),
+        *(
+            ("STRIPE_SECRET_KEY", value, "must be a secret key")
+            for value in ("pk_live_5", "pk_test_5", "whsec_5", "sk_test_", "sk_5", "ek_live_5")
+        ),
+        *(
+            ("TRUSTED_PROXIES", value, "must be your own proxies")
+            for value in ("0.0.0.0/0", "::/0", "10.0.0.1,0.0.0.0/1", "::/1")
+        ),
+        *(("SHOP_URL", value, "must be http") for value in ("shop.example", "ftp://h", "https://u:p@h")),
+        ("STRIPE_API_BASE", "api.stripe.com", "must be http"),
+    ],
+)
+def test_a_dangerous_setting_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        load(PaymentsSettings)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: ")
+    assert says in line
+
+
+@pytest.mark.usefixtures("payments")
+@pytest.mark.parametrize(
+    ("key", "base", "is_good"),
+    [
+        (LIVE_KEY, "http://stripe.example", False),
+        (LIVE_KEY, "http://127.0.0.1.stripe.example", False),
+        (LIVE_KEY, "https://stripe.example", True),
+        (LIVE_KEY, "http://127.0.0.1:8082", True),
+        (LIVE_KEY, "http://[::1]:8082", True),
+        (PAYMENTS["STRIPE_SECRET_KEY"], "http://stripe:8082", True),
+    ],
+)
+def test_a_live_key_is_sent_in_the_clear_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, base: str, is_good: bool
+) -> None:
+    monkeypatch.setenv("STRIPE_SECRET_KEY", key)
+    monkeypatch.setenv("STRIPE_API_BASE", base)
+    if is_good:
+        assert load(PaymentsSettings).livemode is (key == LIVE_KEY)
+    else:
+        with pytest.raises(SystemExit):
+            load(PaymentsSettings)
+        assert capsys.readouterr().err.startswith("STRIPE_API_BASE: a live key goes to Stripe by https only")

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from starlette.applications import Starlette
 
-from deploy.local.stripe_sandbox import api, control, overview, payment_page
+from deploy.local.stripe_sandbox import api, control, control_billing, control_money, overview, payment_page
 from deploy.local.stripe_sandbox.sandbox import build
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from services.chassis import logs
@@ -22,7 +22,7 @@ log = logs.get(__name__)
 
 async def run(settings: SandboxSettings) -> None:
     sandbox = build(settings)
-    parts = (api, payment_page, overview, control)
+    parts = (api, payment_page, overview, control, control_billing, control_money)
     app = Starlette(routes=[route for part in parts for route in part.routes(sandbox)])
     async with (
         aclosing(sandbox),

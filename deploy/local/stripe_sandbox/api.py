@@ -4,7 +4,7 @@ import re
 
 from starlette.routing import Route
 
-from deploy.local.stripe_sandbox import billing, checkout, clocks, creation, disputes, refunds
+from deploy.local.stripe_sandbox import balance, billing, checkout, clocks, creation, disputes, refunds
 from deploy.local.stripe_sandbox.calls import Call, Caller, found, listed
 from deploy.local.stripe_sandbox.errors import Refusal, invalid
 from deploy.local.stripe_sandbox.expansion import line_items
@@ -79,6 +79,19 @@ def list_charges(sandbox: Sandbox, call: Call) -> Object:
     return listed(sandbox, call, "charge", conditions)
 
 
+def retrieve_balance_transaction(sandbox: Sandbox, call: Call) -> Object:
+    call.params.finish()
+    return found(sandbox, call, balance.KIND, param="id")
+
+
+def list_balance_transactions(sandbox: Sandbox, call: Call) -> Object:
+    given = [(name, call.params.text(name)) for name in ("source", "type", "currency")]
+    conditions: list[Condition] = [
+        (f"json_extract(body, '$.{name}') = ?", value) for name, value in given if value
+    ]
+    return listed(sandbox, call, balance.KIND, conditions)
+
+
 def retrieve_event(sandbox: Sandbox, call: Call) -> Object:
     call.params.finish()
     return found(sandbox, call, "event", param="id")
@@ -120,6 +133,8 @@ ROUTES = (
     ("GET", "/v1/charges/{id}", retrieve_charge),
     ("GET", "/v1/payment_intents", list_intents),
     ("GET", "/v1/charges", list_charges),
+    ("GET", "/v1/balance_transactions", list_balance_transactions),
+    ("GET", "/v1/balance_transactions/{id}", retrieve_balance_transaction),
     ("POST", "/v1/refunds", refunds.create),
     ("GET", "/v1/refunds", refunds.list_all),
     ("GET", "/v1/refunds/{id}", refunds.retrieve),

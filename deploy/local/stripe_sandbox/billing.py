@@ -1,9 +1,12 @@
 """Customers, subscriptions and invoices through the API (docs.stripe.com/api)."""
 
+from typing import Literal
+
 from deploy.local.stripe_sandbox import clocks, subscriptions
 from deploy.local.stripe_sandbox.calls import Call, found, listed
 from deploy.local.stripe_sandbox.errors import invalid, no_such, of_status
 from deploy.local.stripe_sandbox.events import emit
+from deploy.local.stripe_sandbox.invoices import Terms
 from deploy.local.stripe_sandbox.objects import customer
 from deploy.local.stripe_sandbox.sandbox import Sandbox
 from deploy.local.stripe_sandbox.store import Condition, Object
@@ -82,12 +85,14 @@ def list_subscriptions(sandbox: Sandbox, call: Call) -> Object:
 
 
 def update_subscription(sandbox: Sandbox, call: Call) -> Object:
-    """POST /v1/subscriptions/{id}: cancel_at_period_end and metadata"""
+    """POST /v1/subscriptions/{id}: cancel_at_period_end, cancel_at (as the portal of flexible billing sets
+    it) and metadata"""
     subscription = found(sandbox, call, subscriptions.KIND, param="id")
     ends = call.params.boolean("cancel_at_period_end")
+    cancel_at = _cancel_at(call)
     metadata = call.params.changed_metadata(subscription["metadata"])
     call.params.finish()
-    if subscription["status"] == "canceled" and ends is not None:
+    if subscription["status"] == "canceled" and (ends is not None or cancel_at is not None):
         message = "A canceled subscription can only update its cancellation_details and metadata."
         raise invalid(message, param="cancel_at_period_end")
     now = _time_of(sandbox, subscription, call)
@@ -101,6 +106,14 @@ def update_subscription(sandbox: Sandbox, call: Call) -> Object:
             "canceled_at": now if ends else None,
             "cancellation_details": details,
         }
+    if cancel_at is not None:
+        reason = "cancellation_requested" if cancel_at else None
+        changed |= {
+            "cancel_at_period_end": False,
+            "cancel_at": cancel_at or None,
+            "canceled_at": now if cancel_at else None,
+            "cancellation_details": changed["cancellation_details"] | {"reason": reason},
+        }
     sandbox.store.update(changed)
     subscriptions.tell_of_change(sandbox.store, changed, previous=subscription, now=now, origin=call.origin)
     return changed
@@ -109,6 +122,9 @@ def update_subscription(sandbox: Sandbox, call: Call) -> Object:
 def cancel_subscription(sandbox: Sandbox, call: Call) -> Object:
     """DELETE /v1/subscriptions/{id}: at once"""
     subscription = found(sandbox, call, subscriptions.KIND, param="id")
+    # Stripe's default for both is no; with them what was not used is credited, which the sandbox does not do.
+    if call.params.boolean("prorate") or call.params.boolean("invoice_now"):
+        raise invalid("The sandbox cancels without proration and without a last invoice.", param="prorate")
     call.params.finish()
     if subscription["status"] == "canceled":
         raise no_such("subscription", subscription["id"], param="id")
@@ -136,12 +152,14 @@ def list_invoices(sandbox: Sandbox, call: Call) -> Object:
 def pay_invoice(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/invoices/{id}/pay"""
     bill = found(sandbox, call, "invoice", param="invoice")
+    by: Literal["card", "out_of_band"] = "out_of_band" if call.params.boolean("paid_out_of_band") else "card"
     call.params.finish()
     if bill["status"] != "open":
         raise invalid(f"Invoice is {bill['status']}.", param="invoice", code="invoice_not_editable")
     owner = sandbox.store.find_any(bill["parent"]["subscription_details"]["subscription"])
     assert owner is not None, bill["id"]
-    subscriptions.attempt(sandbox.store, owner, bill, now=_time_of(sandbox, owner, call))
+    terms, now = Terms(by=by), _time_of(sandbox, owner, call)
+    subscriptions.attempt(sandbox.store, owner, bill, now=now, terms=terms)
     tried = found(sandbox, call, "invoice", param="invoice")
     if tried["status"] != "paid":
         # The attempt has been made, so what it left behind stays.
@@ -165,6 +183,13 @@ def list_invoice_payments(sandbox: Sandbox, call: Call) -> Object:
         intent = level.text("payment_intent")
         conditions.append(("json_extract(body, '$.payment.payment_intent') = ?", intent or ""))
     return listed(sandbox, call, "invoice_payment", conditions)
+
+
+def _cancel_at(call: Call) -> int | None:
+    """Zero takes it away."""
+    if call.params.is_empty("cancel_at"):
+        return 0
+    return call.params.integer("cancel_at", least=1, most=1 << 40)
 
 
 def _equal(call: Call, *names: str, status: tuple[str, ...] = ()) -> list[Condition]:

@@ -127,7 +127,7 @@ class _Attempt:
         self._now = int(time.time())
 
     async def answer(self, handler: Handler) -> Answer:
-        fault = self._sandbox.faults.take(self._method, self._url)
+        fault = self._sandbox.faults.take(self._method, self._url, self._tree)
         if fault is None:
             return self._settle(handler)
         if fault.kind == "webhook_before_answer":
@@ -137,6 +137,10 @@ class _Attempt:
             await asyncio.sleep(fault.delay_seconds)
             return answer
         await asyncio.sleep(fault.delay_seconds)
+        if fault.kind == "listing_lacks":
+            answer = self._settle(handler)
+            is_list = answer.body.get("object") == "list"
+            return replace(answer, body=fault.shortened(answer.body)) if is_list else answer
         if fault.kind == "cut_after_effect":
             return replace(self._settle(handler), is_cut=True)
         if fault.kind == "timeout_before_effect":

@@ -6,10 +6,10 @@ Each function runs inside its caller's transaction and emits the events that Str
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.local.stripe_sandbox import subscriptions
+from deploy.local.stripe_sandbox import charges, subscriptions
 from deploy.local.stripe_sandbox.errors import Refusal
 from deploy.local.stripe_sandbox.events import Origin, emit
-from deploy.local.stripe_sandbox.objects import charge, checkout_session, line_item, payment_intent
+from deploy.local.stripe_sandbox.objects import checkout_session, line_item, payment_intent
 from deploy.local.stripe_sandbox.store import Object, Store, Stored
 
 KIND = "checkout.session"
@@ -81,8 +81,7 @@ def pay(store: Store, session_id: str, *, now: int) -> list[str]:
         return _subscribe(store, found, now)
     email = found.body["customer_email"] or _BUYER
     intent, events = _attempted(store, found, now)
-    paid = charge.build(intent, email=email, paid=True, now=now)
-    store.add(paid)
+    paid = charges.attempt(store, intent, email=email, paid=True, now=now)
     intent = payment_intent.succeeded(intent, paid)
     store.update(intent)
     session = checkout_session.completed(found.body, intent_id=intent["id"], email=email)
@@ -118,8 +117,8 @@ def end_delayed(store: Store, session_id: str, *, succeeded: bool, now: int) -> 
     intent = _stored(store, session["payment_intent"]) if session["payment_intent"] else None
     if intent is None or intent["status"] != "processing":
         raise NotOpen(session)
-    attempt = charge.build(intent, email=session["customer_details"]["email"], paid=succeeded, now=now)
-    store.add(attempt)
+    email = session["customer_details"]["email"]
+    attempt = charges.attempt(store, intent, email=email, paid=succeeded, now=now)
     settle = payment_intent.succeeded if succeeded else payment_intent.declined
     intent = settle(intent, attempt)
     intent |= {} if succeeded else {"status": "requires_payment_method"}
@@ -136,6 +135,21 @@ def end_delayed(store: Store, session_id: str, *, succeeded: bool, now: int) -> 
     return session
 
 
+def cancel_delayed(store: Store, session_id: str, *, now: int) -> Object:
+    """The payment of a complete session is given up before its money came: the session stays complete and
+    unpaid, and only the payment intent tells. NotOpen when nothing is on its way."""
+    session = _stored(store, session_id)
+    intent = _stored(store, session["payment_intent"]) if session["payment_intent"] else None
+    if intent is None or session["status"] != "complete" or session["payment_status"] == "paid":
+        raise NotOpen(session)
+    if intent["status"] not in ("processing", "requires_payment_method"):
+        raise NotOpen(session)
+    intent = payment_intent.canceled(intent, now=now, reason="abandoned")
+    store.update(intent)
+    emit(store, "payment_intent.canceled", intent, now=now, origin=_NOBODY)
+    return session
+
+
 def pay_bare(store: Store, *, amount: int, currency: str, metadata: dict[str, str], now: int) -> Object:
     """A payment that belongs to no session, as another program of the account could make it."""
     intent = payment_intent.build(
@@ -143,8 +157,7 @@ def pay_bare(store: Store, *, amount: int, currency: str, metadata: dict[str, st
     )
     store.add(intent)
     emit(store, "payment_intent.created", intent, now=now, origin=_NOBODY)
-    paid = charge.build(intent, email=None, paid=True, now=now)
-    store.add(paid)
+    paid = charges.attempt(store, intent, email=None, paid=True, now=now)
     intent = payment_intent.succeeded(intent, paid)
     store.update(intent)
     for event_type, subject in (("charge.succeeded", paid), ("payment_intent.succeeded", intent)):
@@ -175,8 +188,7 @@ def decline(store: Store, session_id: str, *, now: int) -> Object:
         # Nothing is made before the card is taken.
         return found.body
     intent, _ = _attempted(store, found, now)
-    failed = charge.build(intent, email=found.body["customer_email"], paid=False, now=now)
-    store.add(failed)
+    failed = charges.attempt(store, intent, email=found.body["customer_email"], paid=False, now=now)
     intent = payment_intent.declined(intent, failed)
     store.update(intent)
     session = found.body | {"payment_intent": intent["id"]}

@@ -2,12 +2,14 @@
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from deploy.local.stripe_sandbox.objects import event
+from deploy.local.stripe_sandbox.objects import API_VERSION, event
 from deploy.local.stripe_sandbox.store import Object, Store
+from deploy.local.stripe_sandbox.versions import is_known, rendered
 
 MODE = "webhook_mode"
 # What becomes of the deliveries of new events.
@@ -33,6 +35,20 @@ class Trouble(BaseModel):
 TROUBLE = "webhook_trouble"
 
 
+class Versions(BaseModel):
+    """In which API versions new events are written: those that are listed in the account's, those that are
+    sent in the endpoint's (none: the account's). So many percent of them; the others are of today."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    account: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$")
+    endpoint: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$")
+    percent: int = Field(default=100, ge=0, le=100)
+
+
+VERSIONS = "event_versions"
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The API call that caused an event; nothing for what the customer or the clock did."""
@@ -52,11 +68,27 @@ def emit(
 ) -> str:
     """Writes the event with the object as it is at this moment, and of the object as it was what has
     changed; returns the event's id."""
+    versions = versions_of(store)
     request = {"id": origin.request_id, "idempotency_key": origin.idempotency_key}
-    body = event.build(event_type, subject, request=request, now=now, previous=previous)
-    store.add(body)
-    _queue(store, body["id"])
+
+    def written_in(version: str) -> Object:
+        shown = rendered(store, subject, version)
+        before = rendered(store, previous, version) if previous else None
+        return event.build(event_type, shown, request=request, now=now, previous=before, version=version)
+
+    is_old = _chance(store, _next_number(store), ":version").random() * 100 < versions.percent
+    account = (is_old and versions.account) or API_VERSION
+    endpoint = (is_old and versions.endpoint) or account
+    body = written_in(account)
+    sent = {} if endpoint == account else {"sent": written_in(endpoint) | {"id": body["id"]}}
+    store.add(body, sent)
+    if is_known(subject, endpoint):
+        _queue(store, body["id"])
     return str(body["id"])
+
+
+def versions_of(store: Store) -> Versions:
+    return Versions.model_validate_json(store.switch(VERSIONS, "{}"))
 
 
 def trouble_of(store: Store) -> Trouble:
@@ -74,13 +106,30 @@ def release(store: Store) -> int:
     return len(held)
 
 
+def forget_events(store: Store, about: Sequence[str]) -> int:
+    """Those about one of these objects, or about what names one of them as its payment; of none: all.
+    Returns how many there were."""
+    of_object = "json_extract(body, '$.data.object.id')"
+    of_payment = "json_extract(body, '$.data.object.payment_intent')"
+    marks = ", ".join("?" * len(about))
+    where = (
+        f"kind = 'event' AND ({of_object} IN ({marks}) OR {of_payment} IN ({marks}))"
+        if about
+        else "kind = 'event'"
+    )
+    rows = store.execute(f"DELETE FROM objects WHERE {where} RETURNING id", *about, *about).fetchall()
+    for (event_id,) in rows:
+        store.execute("DELETE FROM deliveries WHERE event_id = ?", event_id)
+    return len(rows)
+
+
 def copy_due_at(store: Store, number: int) -> float:
     """When a copy of that delivery follows the one that has arrived."""
     return time.time() + _chance(store, number, ":copy").random()
 
 
 def _queue(store: Store, event_id: str) -> None:
-    number = store.execute("SELECT coalesce(max(rowid), 0) + 1 FROM deliveries").fetchone()[0]
+    number = _next_number(store)
     trouble, chance = trouble_of(store), _chance(store, number)
     state = STATE_OF_MODE[store.switch(MODE, "deliver")]
     if chance.random() * 100 < trouble.drop_percent:
@@ -92,6 +141,10 @@ def _queue(store: Store, event_id: str) -> None:
         "INSERT INTO deliveries (event_id, state, due_at, copies) VALUES (?, ?, ?, ?)",
         *(event_id, state, due_at, copies),
     )
+
+
+def _next_number(store: Store) -> int:
+    return int(store.execute("SELECT coalesce(max(rowid), 0) + 1 FROM deliveries").fetchone()[0])
 
 
 def _delay(store: Store, chance: random.Random) -> float:

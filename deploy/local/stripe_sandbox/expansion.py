@@ -7,8 +7,10 @@ from deploy.local.stripe_sandbox.store import Object, Page, Store
 
 # Fields that hold ids of objects that the sandbox keeps.
 _FIELDS = {
+    "balance_transaction",
     "charge",
     "customer",
+    "failure_balance_transaction",
     "invoice",
     "latest_charge",
     "latest_invoice",

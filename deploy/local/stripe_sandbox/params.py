@@ -29,6 +29,13 @@ class Params:
     def is_text(self, key: str) -> bool:
         return isinstance(self._tree.get(key), str)
 
+    def is_empty(self, key: str) -> bool:
+        """Sent to take a value away."""
+        is_sent_empty = self._tree.get(key) == ""
+        if is_sent_empty:
+            self._read.add(key)
+        return is_sent_empty
+
     def missing(self, key: str) -> Refusal:
         name = self.name(key)
         return invalid(f"Missing required param: {name}.", param=name, code="parameter_missing")

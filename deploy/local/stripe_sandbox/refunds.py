@@ -5,6 +5,7 @@ A charge's `amount_refunded` is what its refunds hold; one that failed or was ca
 
 import json
 
+from deploy.local.stripe_sandbox import balance
 from deploy.local.stripe_sandbox.calls import Call, found, listed
 from deploy.local.stripe_sandbox.errors import Refusal, invalid, no_such
 from deploy.local.stripe_sandbox.events import Origin, emit
@@ -38,23 +39,42 @@ def create(sandbox: Sandbox, call: Call) -> Object:
     reason = call.params.choice("reason", REASONS)
     metadata = call.params.metadata()
     call.params.finish()
-    left = charge["amount_captured"] - charge["amount_refunded"]
-    _refuse(charge, amount, left)
+    left = charge["amount_captured"] - charge["amount_refunded"] - _lost(sandbox.store, charge)
+    _refuse(sandbox.store, charge, amount, left)
     status = _next_birth(sandbox.store)
-    refund = objects.build(
+    refund = begin(
+        sandbox.store,
         charge,
         amount=left if amount is None else amount,
         status="succeeded" if status == "failed" else status,
         reason=reason,
         metadata=metadata,
         now=call.now,
+        origin=call.origin,
     )
-    sandbox.store.add(refund)
-    emit(sandbox.store, "refund.created", refund, now=call.now, origin=call.origin)
-    held = _hold_anew(sandbox.store, charge)
-    emit(sandbox.store, "charge.refunded", held, now=call.now, origin=call.origin, previous=charge)
     # Born to fail: the bank sends it back at once.
     return move(sandbox.store, refund, "failed", now=call.now) if status == "failed" else refund
+
+
+def begin(
+    store: Store,
+    charge: Object,
+    *,
+    amount: int,
+    status: str,
+    reason: str | None,
+    metadata: dict[str, str],
+    now: int,
+    origin: Origin,
+) -> Object:
+    """Money of a charge goes back, and is told of."""
+    refund = objects.build(charge, amount=amount, status=status, reason=reason, metadata=metadata, now=now)
+    refund |= {"balance_transaction": balance.book_refund(store, refund, kind="refund", sign=-1, now=now)}
+    store.add(refund)
+    emit(store, "refund.created", refund, now=now, origin=origin)
+    held = _hold_anew(store, charge)
+    emit(store, "charge.refunded", held, now=now, origin=origin, previous=charge)
+    return refund
 
 
 def retrieve(sandbox: Sandbox, call: Call) -> Object:
@@ -95,11 +115,22 @@ def of_payment(call: Call) -> list[Condition]:
     return [(f"json_extract(body, '$.{name}') = ?", value) for name, value in given if value]
 
 
-def move(store: Store, refund: Object, status: str, *, now: int, origin: Origin | None = None) -> Object:
-    """Takes a refund further; NotMovable when there is no such way."""
+def move(
+    store: Store,
+    refund: Object,
+    status: str,
+    *,
+    now: int,
+    origin: Origin | None = None,
+    failure_reason: str | None = None,
+) -> Object:
+    """Takes a refund further; NotMovable when there is no such way. What failed is back in the balance."""
     if status not in MOVES.get(refund["status"], ()):
         raise NotMovable(f"a refund does not go from {refund['status']} to {status}")
-    moved = objects.moved(refund, status)
+    moved = objects.moved(refund, status, failure_reason=failure_reason)
+    if status == "failed":
+        back = balance.book_refund(store, refund, kind="refund_failure", sign=1, now=now)
+        moved |= {"failure_balance_transaction": back}
     store.update(moved)
     charge = store.find("charge", refund["charge"])
     assert charge is not None, refund["charge"]
@@ -152,14 +183,38 @@ def _charge_of(sandbox: Sandbox, call: Call) -> Object:
     return charge.body
 
 
-def _refuse(charge: Object, amount: int | None, left: int) -> None:
+def _lost(store: Store, charge: Object) -> int:
+    """What banks have taken of a charge for good, in its own currency."""
+    lost = [each for each in _disputes_of(store, charge) if each["status"] == "lost"]
+    taken = -sum(moved["amount"] for each in lost for moved in each["balance_transactions"])
+    whole = balance.of_charge(store, charge["id"])["amount"] if lost else 0
+    return min(charge["amount"], round(charge["amount"] * taken / whole)) if whole else 0
+
+
+def _disputes_of(store: Store, charge: Object) -> list[Object]:
+    rows = store.execute(
+        "SELECT body FROM objects WHERE kind = 'dispute' AND json_extract(body, '$.payment_intent') IS ?"
+        " AND json_extract(body, '$.charge') = ?",
+        *(charge["payment_intent"], charge["id"]),
+    ).fetchall()
+    return [json.loads(body) for (body,) in rows]
+
+
+def _is_held(store: Store, charge: Object) -> bool:
+    """A bank has the money and has not decided yet."""
+    settled = ("won", "lost", "warning_closed")
+    statuses = [each["status"] for each in _disputes_of(store, charge)]
+    return any(each not in settled and not each.startswith("warning") for each in statuses)
+
+
+def _refuse(store: Store, charge: Object, amount: int | None, left: int) -> None:
     if not charge["paid"]:
         message = f"Charge {charge['id']} has failed; there is nothing to refund."
         raise Refusal(400, message, code="charge_not_refundable", executed=True)
-    if charge["disputed"]:
+    if _is_held(store, charge) or (left <= 0 and charge["disputed"]):
         message = f"Charge {charge['id']} has been charged back; cannot issue a refund."
         raise Refusal(400, message, code="charge_disputed", executed=True)
-    if left == 0:
+    if left <= 0:
         message = f"Charge {charge['id']} has already been refunded."
         raise Refusal(400, message, code="charge_already_refunded", executed=True)
     if amount is not None and amount > left:
@@ -184,9 +239,10 @@ def _hold_anew(store: Store, charge: Object) -> Object:
     marks = ", ".join("?" * len(_HOLDING))
     sql = (
         "SELECT coalesce(sum(json_extract(body, '$.amount')), 0) FROM objects WHERE kind = 'refund'"
-        f" AND json_extract(body, '$.payment_intent') = ? AND json_extract(body, '$.status') IN ({marks})"
+        " AND json_extract(body, '$.payment_intent') IS ? AND json_extract(body, '$.charge') = ?"
+        f" AND json_extract(body, '$.status') IN ({marks})"
     )
-    held = int(store.execute(sql, charge["payment_intent"], *_HOLDING).fetchone()[0])
+    held = int(store.execute(sql, charge["payment_intent"], charge["id"], *_HOLDING).fetchone()[0])
     changed = charge | {"amount_refunded": held, "refunded": held == charge["amount_captured"]}
     store.update(changed)
     return changed

@@ -112,6 +112,10 @@ class Store:
     def update(self, body: Object) -> None:
         self.execute("UPDATE objects SET body = ? WHERE id = ?", json.dumps(body), body["id"])
 
+    def delete(self, object_id: str) -> int:
+        """How many there were: 0 or 1."""
+        return self.execute("DELETE FROM objects WHERE id = ?", object_id).rowcount
+
     def find(self, kind: str, object_id: str) -> Stored | None:
         row = self.execute(
             "SELECT body, hidden FROM objects WHERE id = ? AND kind = ?", object_id, kind

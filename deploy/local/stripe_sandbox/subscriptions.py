@@ -4,10 +4,10 @@ Each function runs inside its caller's transaction and emits the events that Str
 of the customer's test clock, where there is one.
 """
 
-from typing import Any
-
+from deploy.local.stripe_sandbox import charges, invoices
 from deploy.local.stripe_sandbox.events import Origin, emit
-from deploy.local.stripe_sandbox.objects import charge, customer, invoice, payment_intent
+from deploy.local.stripe_sandbox.invoices import USUAL, Terms
+from deploy.local.stripe_sandbox.objects import customer, invoice, payment_intent
 from deploy.local.stripe_sandbox.objects import subscription as objects
 from deploy.local.stripe_sandbox.store import Object, Store
 
@@ -38,32 +38,37 @@ def begin(
         plan["price"], quantity=plan["quantity"], customer=owner, metadata=metadata, now=at
     )
     store.add(subscription, {"product": plan["description"]})
-    first = _new_invoice(store, subscription, owner, "subscription_create", at)
+    first = invoices.open_for(store, subscription, owner, Terms(reason="subscription_create"), at)
     subscription = subscription | {"latest_invoice": first["id"]}
     store.update(subscription)
-    events += _pay(store, first, at)
+    events += invoices.pay(store, first, at)
     events.append(emit(store, "customer.subscription.created", subscription, now=at, origin=_NOBODY))
     return subscription, events
 
 
-def renew(store: Store, subscription: Object, *, now: int) -> Object:
+def renew(store: Store, subscription: Object, *, now: int, terms: Terms = USUAL) -> Object:
     """The end of the current period: the next one is billed, unless it was to be the last."""
-    if subscription["cancel_at_period_end"]:
+    if _is_last(subscription):
         return end(store, subscription, reason="cancellation_requested", now=now)
+    return bill_now(store, subscription, objects.moved_on(subscription), now=now, terms=terms)
+
+
+def bill_now(store: Store, subscription: Object, moved: Object, *, now: int, terms: Terms) -> Object:
+    """An invoice for the period of `moved`, which is what becomes of the subscription."""
     owner = _stored(store, subscription["customer"])
-    moved = objects.moved_on(subscription)
-    bill = _new_invoice(store, moved, owner, "subscription_cycle", now)
+    bill = invoices.open_for(store, moved, owner, terms, now)
     moved = moved | {"latest_invoice": bill["id"]}
     store.update(moved)
     tell_of_change(store, moved, previous=subscription, now=now)
-    return attempt(store, moved, bill, now=now)
+    return attempt(store, moved, bill, now=now, terms=terms)
 
 
-def attempt(store: Store, subscription: Object, bill: Object, *, now: int) -> Object:
+def attempt(store: Store, subscription: Object, bill: Object, *, now: int, terms: Terms = USUAL) -> Object:
     """Charges an open invoice, as `next_payment` says; the subscription follows its latest one, until it has
     ended."""
-    if store.switch(f"next_payment:{subscription['id']}", "succeed") == "succeed":
-        _pay(store, bill, now)
+    is_fine = store.switch(f"next_payment:{subscription['id']}", "succeed") == "succeed"
+    if is_fine or bill["amount_due"] == 0 or terms.by == "out_of_band":
+        invoices.pay(store, bill, now, terms)
         return _follow(store, subscription, bill, "active", now)
     return _fail(store, subscription, bill, now)
 
@@ -122,7 +127,14 @@ def _next_due(store: Store, clock_id: str, to: int) -> _Due | None:
 def _moments(store: Store, subscription: Object) -> list[_Due]:
     """Retries come first: of two moments at the same time the first is taken."""
     retries = [(bill["next_payment_attempt"], subscription, bill) for bill in _retried(store, subscription)]
-    return [*retries, (objects.item_of(subscription)["current_period_end"], subscription, None)]
+    ends = [objects.item_of(subscription)["current_period_end"], subscription["cancel_at"]]
+    return [*retries, (min(each for each in ends if each), subscription, None)]
+
+
+def _is_last(subscription: Object) -> bool:
+    """Whether it ends with the current period, or before."""
+    cancel_at = subscription["cancel_at"]
+    return bool(cancel_at and cancel_at <= objects.item_of(subscription)["current_period_end"])
 
 
 def _retried(store: Store, subscription: Object) -> list[Object]:
@@ -146,45 +158,9 @@ def _new_customer(store: Store, email: str, now: int, events: list[str]) -> Obje
     return made
 
 
-def _new_invoice(store: Store, subscription: Object, owner: Object, reason: str, now: int) -> Object:
-    number, stored = owner["next_invoice_sequence"], store.find(KIND, subscription["id"])
-    assert stored is not None, subscription["id"]
-    product = stored.hidden["product"]
-    bill = invoice.build(subscription, customer=owner, product=product, reason=reason, number=number, now=now)
-    store.add(bill)
-    store.update(owner | {"next_invoice_sequence": number + 1})
-    for event_type in ("invoice.created", "invoice.finalized"):
-        emit(store, event_type, bill, now=now, origin=_NOBODY)
-    return bill
-
-
-def _pay(store: Store, bill: Object, now: int) -> list[str]:
-    """The card is charged for an invoice; the payment intent bears none of the shop's metadata."""
-    intent, events = _intent_of(store, bill, now)
-    paid = charge.build(intent, email=bill["customer_email"], paid=True, now=now)
-    store.add(paid)
-    intent = payment_intent.succeeded(intent, paid)
-    store.update(intent)
-    bill = invoice.paid(bill, now=now)
-    store.update(bill)
-    [link] = _payments_of(store, bill)
-    link = invoice.payment_paid(link, now=now)
-    store.update(link)
-    for event_type, subject in (
-        ("charge.succeeded", paid),
-        ("payment_intent.succeeded", intent),
-        ("invoice.paid", bill),
-        ("invoice.payment_succeeded", bill),
-        ("invoice_payment.paid", link),
-    ):
-        events.append(emit(store, event_type, subject, now=now, origin=_NOBODY))
-    return events
-
-
 def _fail(store: Store, subscription: Object, bill: Object, now: int) -> Object:
-    intent, _ = _intent_of(store, bill, now)
-    failed = charge.build(intent, email=bill["customer_email"], paid=False, now=now)
-    store.add(failed)
+    intent, _ = invoices.intent_of(store, bill, now)
+    failed = charges.attempt(store, intent, email=bill["customer_email"], paid=False, now=now)
     intent = payment_intent.declined(intent, failed)
     store.update(intent)
     again = None if subscription["ended_at"] else _next_attempt(bill, now)
@@ -215,31 +191,6 @@ def _follow(store: Store, subscription: Object, bill: Object, status: str, now: 
     store.update(turned)
     tell_of_change(store, turned, previous=subscription, now=now)
     return turned
-
-
-def _intent_of(store: Store, bill: Object, now: int) -> tuple[Object, list[str]]:
-    """The invoice's payment intent, made by the first attempt, and the events of making it."""
-    links = _payments_of(store, bill)
-    if links:
-        return _stored(store, links[0]["payment"]["payment_intent"]), []
-    intent = payment_intent.build(
-        amount=bill["amount_due"],
-        currency=bill["currency"],
-        metadata={},
-        description="Subscription creation" if bill["billing_reason"] == "subscription_create" else None,
-        now=now,
-    ) | {"customer": bill["customer"]}
-    store.add(intent)
-    store.add(invoice.payment(bill, intent_id=intent["id"], paid=False, now=now))
-    return intent, [emit(store, "payment_intent.created", intent, now=now, origin=_NOBODY)]
-
-
-def _payments_of(store: Store, bill: Object) -> list[Any]:
-    rows = store.execute(
-        "SELECT id FROM objects WHERE kind = 'invoice_payment' AND json_extract(body, '$.invoice') = ?",
-        bill["id"],
-    ).fetchall()
-    return [_stored(store, row[0]) for row in rows]
 
 
 def _stored(store: Store, object_id: str) -> Object:

@@ -119,7 +119,8 @@ class Sender:
         if event is None:
             # Forgotten on its way.
             return 0
-        payload = json.dumps(event.body, indent=2).encode()
+        # The endpoint may have another API version than the account.
+        payload = json.dumps(event.hidden.get("sent", event.body), indent=2).encode()
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "Stripe-Signature": signature(payload, secret=self._secret, now=int(time.time())),

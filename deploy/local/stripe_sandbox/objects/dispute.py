@@ -3,6 +3,7 @@
 from typing import Any
 
 from deploy.local.stripe_sandbox.ids import new_id
+from deploy.local.stripe_sandbox.objects import balance_transaction
 
 _SEVEN_DAYS = 7 * 24 * 3600
 # What Stripe takes for a dispute, in minor units.
@@ -39,7 +40,9 @@ _EVIDENCE = (
 )
 
 
-def build(charge: dict[str, Any], *, amount: int, reason: str, status: str, now: int) -> dict[str, Any]:
+def build(
+    charge: dict[str, Any], *, amount: int, currency: str, reason: str, status: str, now: int
+) -> dict[str, Any]:
     """The cardholder's bank questions a charge; a `warning_*` is an inquiry that moves no money."""
     return {
         "id": new_id("du_1"),
@@ -48,7 +51,7 @@ def build(charge: dict[str, Any], *, amount: int, reason: str, status: str, now:
         "balance_transactions": [],
         "charge": charge["id"],
         "created": now,
-        "currency": charge["currency"],
+        "currency": currency,
         "enhanced_eligibility_types": [],
         "evidence": dict.fromkeys(_EVIDENCE) | {"enhanced_evidence": {}},
         "evidence_details": {
@@ -79,44 +82,49 @@ def build(charge: dict[str, Any], *, amount: int, reason: str, status: str, now:
     }
 
 
-def withdrawn(dispute: dict[str, Any], *, now: int) -> dict[str, Any]:
-    """The disputed amount and the fee are taken from the account."""
-    taken = _transaction(dispute, "Chargeback withdrawal", amount=-dispute["amount"], fee=_FEE, now=now)
-    return dispute | {"balance_transactions": [*dispute["balance_transactions"], taken]}
+def withdrawn(
+    dispute: dict[str, Any], *, settled: int, of_charge: dict[str, Any], now: int
+) -> dict[str, Any]:
+    """The disputed amount and the fee are taken from the account; `settled` is that amount in the currency
+    of the balance, as the charge's balance transaction has it."""
+    what = "Chargeback withdrawal"
+    return _with_moved(dispute, what, amount=-settled, fee=_FEE, of_charge=of_charge, now=now)
 
 
-def reinstated(dispute: dict[str, Any], *, now: int) -> dict[str, Any]:
-    """The amount comes back; the fee does not."""
-    given = _transaction(dispute, "Chargeback reversal", amount=dispute["amount"], fee=0, now=now)
-    return dispute | {"balance_transactions": [*dispute["balance_transactions"], given]}
+def reinstated(
+    dispute: dict[str, Any], *, settled: int, of_charge: dict[str, Any], now: int
+) -> dict[str, Any]:
+    """So much comes back; the fee does not."""
+    what = "Chargeback reversal"
+    return _with_moved(dispute, what, amount=settled, fee=0, of_charge=of_charge, now=now)
 
 
-def _transaction(dispute: dict[str, Any], what: str, *, amount: int, fee: int, now: int) -> dict[str, Any]:
-    detail = {
-        "amount": fee,
-        "application": None,
-        "currency": dispute["currency"],
-        "description": "Dispute fee",
-        "type": "stripe_fee",
-    }
-    return {
-        "id": new_id("txn_1"),
-        "object": "balance_transaction",
-        "amount": amount,
-        "available_on": now + _SEVEN_DAYS,
-        "balance_type": "payments",
-        "created": now,
-        "currency": dispute["currency"],
-        "description": f"{what} for {dispute['charge']}",
-        "exchange_rate": None,
-        "fee": fee,
-        "fee_details": [detail] if fee else [],
-        "net": amount - fee,
-        "reporting_category": "dispute" if amount < 0 else "dispute_reversal",
-        "source": dispute["id"],
-        "status": "pending",
-        "type": "adjustment",
-    }
+def taken(dispute: dict[str, Any]) -> int:
+    """What the dispute holds of the balance by now."""
+    back: int = sum(moved["amount"] for moved in dispute["balance_transactions"])
+    return -back
+
+
+def _with_moved(
+    dispute: dict[str, Any], what: str, *, amount: int, fee: int, of_charge: dict[str, Any], now: int
+) -> dict[str, Any]:
+    moved = balance_transaction.build(
+        dispute,
+        kind="adjustment",
+        amount=amount,
+        currency=of_charge["currency"],
+        exchange_rate=_rate(dispute, amount, of_charge["currency"]),
+        fee=fee,
+        category="dispute" if amount < 0 else "dispute_reversal",
+        description=f"{what} for {dispute['charge']}",
+        now=now,
+    )
+    return dispute | {"balance_transactions": [*dispute["balance_transactions"], moved]}
+
+
+def _rate(dispute: dict[str, Any], amount: int, currency: str) -> float | None:
+    """Banks dispute in a currency of their own."""
+    return None if dispute["currency"] == currency else round(abs(amount) / dispute["amount"], 6)
 
 
 def moved(dispute: dict[str, Any], status: str) -> dict[str, Any]:

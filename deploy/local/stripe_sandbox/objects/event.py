@@ -13,13 +13,14 @@ def build(
     request: dict[str, str | None],
     now: int,
     previous: dict[str, Any] | None = None,
+    version: str = API_VERSION,
 ) -> dict[str, Any]:
     """`previous` is the object before the change, for the events that tell what was changed."""
     changes = {} if previous is None else {"previous_attributes": _old_values(previous, subject)}
     return {
         "id": new_id("evt_1"),
         "object": "event",
-        "api_version": API_VERSION,
+        "api_version": version,
         "created": now,
         "data": {"object": subject, **changes},
         "livemode": False,

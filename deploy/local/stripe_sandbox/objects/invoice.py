@@ -51,8 +51,9 @@ def build(
 ) -> dict[str, Any]:
     """A finalized invoice of the subscription's current period, open until it is paid. `product` is the name
     of what is subscribed to."""
-    invoice_id, item = new_id("in_1"), item_of(subscription)
-    total = item["price"]["unit_amount"] * item["quantity"]
+    invoice_id, items = new_id("in_1"), subscription["items"]["data"]
+    lines = [_line(invoice_id, subscription, item, product) for item in items]
+    total = sum(line["amount"] for line in lines)
     return {
         "id": invoice_id,
         "object": "invoice",
@@ -89,7 +90,7 @@ def build(
         "issuer": {"type": "self"},
         "lines": {
             "object": "list",
-            "data": [_line(invoice_id, subscription, product, total)],
+            "data": lines,
             "has_more": False,
             "url": f"/v1/invoices/{invoice_id}/lines",
         },
@@ -110,7 +111,7 @@ def build(
             "payment_method_types": None,
         },
         "period_end": now,
-        "period_start": item["current_period_start"],
+        "period_start": item_of(subscription)["current_period_start"],
         "post_payment_credit_notes_amount": 0,
         "pre_payment_credit_notes_amount": 0,
         "starting_balance": 0,
@@ -153,21 +154,21 @@ def attempted(invoice: dict[str, Any], *, next_attempt: int | None) -> dict[str,
     }
 
 
-def payment(invoice: dict[str, Any], *, intent_id: str, paid: bool, now: int) -> dict[str, Any]:
-    """Which payment intent stands for the invoice."""
+def payment(invoice: dict[str, Any], *, by: dict[str, str], amount: int, now: int) -> dict[str, Any]:
+    """What stands for the invoice, or for a part of it: a payment intent, a charge, a payment record."""
     return {
         "id": new_id("inpay_1"),
         "object": "invoice_payment",
-        "amount_paid": invoice["amount_due"] if paid else None,
-        "amount_requested": invoice["amount_due"],
+        "amount_paid": None,
+        "amount_requested": amount,
         "created": now,
         "currency": invoice["currency"],
         "invoice": invoice["id"],
         "is_default": True,
         "livemode": False,
-        "payment": {"payment_intent": intent_id, "type": "payment_intent"},
-        "status": "paid" if paid else "open",
-        "status_transitions": {"canceled_at": None, "paid_at": now if paid else None},
+        "payment": by,
+        "status": "open",
+        "status_transitions": {"canceled_at": None, "paid_at": None},
     }
 
 
@@ -179,8 +180,10 @@ def payment_paid(invoice_payment: dict[str, Any], *, now: int) -> dict[str, Any]
     }
 
 
-def _line(invoice_id: str, subscription: dict[str, Any], product: str, total: int) -> dict[str, Any]:
-    item = item_of(subscription)
+def _line(
+    invoice_id: str, subscription: dict[str, Any], item: dict[str, Any], product: str
+) -> dict[str, Any]:
+    total = item["price"]["unit_amount"] * item["quantity"]
     return {
         "id": new_id("il_1"),
         "object": "line_item",

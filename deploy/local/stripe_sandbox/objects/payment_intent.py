@@ -98,5 +98,5 @@ def declined(intent: dict[str, Any], charge: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def canceled(intent: dict[str, Any], *, now: int) -> dict[str, Any]:
-    return intent | {"canceled_at": now, "cancellation_reason": "expired", "status": "canceled"}
+def canceled(intent: dict[str, Any], *, now: int, reason: str = "expired") -> dict[str, Any]:
+    return intent | {"canceled_at": now, "cancellation_reason": reason, "status": "canceled"}

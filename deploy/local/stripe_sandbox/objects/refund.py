@@ -35,7 +35,7 @@ def build(
         "object": "refund",
         **dict.fromkeys(_EMPTY),
         "amount": amount,
-        "balance_transaction": new_id("txn_3"),
+        "balance_transaction": None,
         "charge": charge["id"],
         "created": now,
         "currency": charge["currency"],
@@ -56,11 +56,9 @@ def build(
     }
 
 
-def moved(refund: dict[str, Any], status: str) -> dict[str, Any]:
-    failed = status == "failed"
+def moved(refund: dict[str, Any], status: str, *, failure_reason: str | None = None) -> dict[str, Any]:
     return refund | {
-        "failure_balance_transaction": new_id("txn_3") if failed else None,
-        "failure_reason": "lost_or_stolen_card" if failed else None,
+        "failure_reason": (failure_reason or "lost_or_stolen_card") if status == "failed" else None,
         "pending_reason": "processing" if status == "pending" else None,
         "status": status,
     }

@@ -98,15 +98,44 @@ def item_of(subscription: dict[str, Any]) -> dict[str, Any]:
 
 def moved_on(subscription: dict[str, Any]) -> dict[str, Any]:
     """The next period, from the end of the current one."""
-    item = item_of(subscription)
-    start = item["current_period_end"]
-    later = item | {
-        "current_period_start": start,
-        "current_period_end": period_end(
-            item["price"]["recurring"], start, anchor=subscription["billing_cycle_anchor"]
-        ),
+    anchor = subscription["billing_cycle_anchor"]
+    later = [
+        item
+        | {
+            "current_period_start": (start := item["current_period_end"]),
+            "current_period_end": period_end(item["price"]["recurring"], start, anchor=anchor),
+        }
+        for item in subscription["items"]["data"]
+    ]
+    return subscription | {"items": subscription["items"] | {"data": later}}
+
+
+def with_price(
+    subscription: dict[str, Any], *, unit_amount: int | None, interval: str | None
+) -> dict[str, Any]:
+    """Another price of its first item, from the next period on."""
+    first, *others = subscription["items"]["data"]
+    price = first["price"] | {"id": new_id("price_1")}
+    if unit_amount is not None:
+        price |= {"unit_amount": unit_amount, "unit_amount_decimal": str(unit_amount)}
+    if interval:
+        price |= {"recurring": price["recurring"] | {"interval": interval}}
+    changed = first | {"price": price, "plan": _plan(price)}
+    return subscription | {"items": subscription["items"] | {"data": [changed, *others]}}
+
+
+def with_item(subscription: dict[str, Any], *, unit_amount: int, now: int) -> dict[str, Any]:
+    """A second thing to bill, as often as the first."""
+    first = item_of(subscription)
+    price = first["price"] | {
+        "id": new_id("price_1"),
+        "product": new_id("prod_", 14),
+        "unit_amount": unit_amount,
+        "unit_amount_decimal": str(unit_amount),
     }
-    return subscription | {"items": subscription["items"] | {"data": [later]}}
+    periods = {name: first[name] for name in ("current_period_end", "current_period_start")}
+    added = _item(subscription["id"], price, 1, now) | periods
+    return subscription | {"items": subscription["items"] | {"data": [*subscription["items"]["data"], added]}}
 
 
 def ended(subscription: dict[str, Any], *, reason: str, now: int) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class Subscription(ApiModel):
     cancel_at_period_end: bool
     ended_at: datetime | None
     created_at: datetime
+    # When it ends by itself, if that is known; `cancel_at_period_end` tells whether it does.
+    cancel_at: datetime | None
+    # The shop changed it by hand: what is billed is not what is said here.
+    changed_outside: bool
 
 
 class SubscriptionPage(ApiModel):
@@ -192,4 +196,6 @@ def _as_subscription(subscription: payments_pb2.Subscription) -> Subscription:
         cancel_at_period_end=subscription.cancel_at_period_end,
         ended_at=as_time(subscription.ended_at) if subscription.HasField("ended_at") else None,
         created_at=as_time(subscription.created_at),
+        cancel_at=as_time(subscription.cancel_at) if subscription.HasField("cancel_at") else None,
+        changed_outside=subscription.changed_outside,
     )

@@ -97,7 +97,7 @@ class Closer:
             subscription = await queries.find_subscription(connection, subscription_id)
         if subscription is None:
             raise errors.subscription_not_found()
-        if subscription.cancel_at_period_end or subscription.ended_at is not None:
+        if subscription.is_over_with_period:
             return subscription
         stripe_id = subscription.stripe_subscription_id
         try:
@@ -110,7 +110,7 @@ class Closer:
         async with self._database.worker() as connection:
             await settle(connection, found)
             ended = await queries.find_subscription(connection, subscription_id)
-        if ended is None or not (ended.cancel_at_period_end or ended.ended_at):
+        if ended is None or not ended.is_over_with_period:
             raise errors.subscription_unconfirmed()
         return ended
 
@@ -122,11 +122,23 @@ class Closer:
         await asyncio.gather(*(self._settle(checkout, deadline) for checkout in claimed))
         return len(claimed) == _BATCH
 
+    async def _has_failed(self, session: Session, deadline: float) -> bool:
+        """A session whose delayed payment failed stays complete and unpaid: only the payment tells."""
+        if (session.status, session.payment_status) != (
+            "complete",
+            "unpaid",
+        ) or not session.payment_intent_id:
+            return False
+        intent = await self._stripe.retrieve_intent(session.payment_intent_id, deadline=deadline)
+        return rules.has_failed(intent)
+
     async def _settle(self, checkout: Checkout, deadline: float) -> None:
         assert checkout.session_id, "an open checkout has a session"
         with tracing.continued(checkout.traceparent, "ask about checkout"):
             try:
-                await self._opener.record(await self._retrieve(checkout.session_id, deadline))
+                session = await self._retrieve(checkout.session_id, deadline)
+                failed = await self._has_failed(session, deadline)
+                await self._opener.record(session, payment_failed=failed)
             except Exception as error:  # noqa: BLE001 - given back: asked again after a pause
                 tracing.fail(type(error).__name__)
                 log.warning("checkout.overdue", checkout_id=str(checkout.id), error=repr(error))

@@ -50,6 +50,7 @@ READERS: Mapping[str, Reader] = {
     "checkout.session.expired": Looker.session_changed,
     "payment_intent.succeeded": Looker.payment_succeeded,
     "payment_intent.payment_failed": Looker.payment_declined,
+    "payment_intent.canceled": Looker.payment_canceled,
     "charge.refunded": Looker.refunds_changed,
     "refund.created": Looker.refunds_changed,
     "refund.updated": Looker.refunds_changed,

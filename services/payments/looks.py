@@ -61,6 +61,16 @@ class Looker:
     async def payment_declined(self, fields: Fields) -> Findings:
         return [DeclineFound(stripe_objects.parse_intent(fields))]
 
+    async def payment_canceled(self, fields: Fields) -> Findings:
+        """A delayed payment that will not come: its session stays complete and unpaid. Of a session that
+        nobody completed it is no news, whatever has become of that."""
+        intent = stripe_objects.parse_intent(fields)
+        if not rules.bears_our_metadata(intent.metadata):
+            return []
+        return [
+            SessionFound(found.session, payment_failed=True) for found in await self._sessions_of(intent.id)
+        ] or [DeclineFound(intent)]
+
     async def refunds_changed(self, fields: Fields) -> Findings:
         intent_id = stripe_objects.reference(fields, "payment_intent")
         if intent_id is None:
@@ -142,7 +152,7 @@ class Looker:
         invoice_id = await self._stripe.invoice_of_payment(intent_id, deadline=_deadline())
         return await self.invoice(invoice_id) if invoice_id else []
 
-    async def _sessions_of(self, intent_id: str) -> Findings:
+    async def _sessions_of(self, intent_id: str) -> Sequence[SessionFound]:
         listed = self._stripe.list_sessions_of(intent_id, deadline=_deadline())
         return [SessionFound(session) async for session in listed]
 

@@ -304,7 +304,11 @@ subscriptions = Table(
     Column("currency", Text, nullable=False),
     Column("interval", Text, nullable=False),
     Column("current_period_end", TIMESTAMP(timezone=True), nullable=False),
+    # Whether it ends by itself, and when, as far as that is known.
     Column("cancel_at_period_end", Boolean, nullable=False),
+    Column("cancel_at", TIMESTAMP(timezone=True)),
+    # Whether Stripe bills something else than what was agreed: changed in the dashboard.
+    Column("changed_outside", Boolean, nullable=False, server_default=text("false")),
     Column("ended_at", TIMESTAMP(timezone=True)),
     # When the state that is kept here was asked for: an older one is void.
     Column("observed_at", TIMESTAMP(timezone=True), nullable=False),

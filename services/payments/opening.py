@@ -156,10 +156,10 @@ class Opener:
                 await checkouts.abandon_checkout(connection, checkout)
         self._after_commit()
 
-    async def record(self, session: Session) -> None:
+    async def record(self, session: Session, *, payment_failed: bool = False) -> None:
         """Applies what Stripe says of a session; one that a checkout has no use for is ended."""
         async with self._database.worker() as connection:
-            outcome = await settlement.settle_session(connection, session)
+            outcome = await settlement.settle_session(connection, session, payment_failed=payment_failed)
         self._after_commit()
         if outcome.settlement is Settlement.OTHER_SESSION and session.status == "open":
             log.error("session.left_over", session_id=session.id)

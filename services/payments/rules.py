@@ -7,7 +7,17 @@ from enum import StrEnum
 from uuid import UUID
 
 from services.payments.errors import IllegalMove
-from services.payments.stripe_objects import Dispute, Invoice, Malformed, Metadata, Movement, Session
+from services.payments.stripe_objects import (
+    Dispute,
+    Intent,
+    Invoice,
+    Item,
+    Malformed,
+    Metadata,
+    Movement,
+    Session,
+)
+from services.payments.stripe_objects import Subscription as StripeSubscription
 
 SHOP_CURRENCY = "usd"
 # Stripe takes eight digits at most.
@@ -142,6 +152,11 @@ def news_of(session: Session, *, payment_failed: bool = False) -> Status:
         return {"open": Status.OPEN, "expired": Status.EXPIRED}[session.status]
     except KeyError:
         raise Malformed("status is none of open, complete, expired") from None
+
+
+def has_failed(intent: Intent) -> bool:
+    """Whether the payment of a session that the customer completed will not come any more."""
+    return intent.status in ("canceled", "requires_payment_method")
 
 
 # A session that was free is over as a paid one is; of a checkout of ours its amount is wrong.
@@ -406,10 +421,27 @@ class Subscription:
     currency: str
     interval: str
     current_period_end: datetime
+    # Whether it ends by itself, with the period or at `cancel_at`.
     cancel_at_period_end: bool
     ended_at: datetime | None
     observed_at: datetime
     created_at: datetime
+    cancel_at: datetime | None = None
+    # Whether Stripe bills something else than was agreed here.
+    changed_outside: bool = False
+
+    @property
+    def is_over_with_period(self) -> bool:
+        """Whether no renewal is to come."""
+        is_soon = self.cancel_at is None or self.cancel_at <= self.current_period_end
+        return self.ended_at is not None or (self.cancel_at_period_end and is_soon)
+
+
+def is_changed_outside(theirs: StripeSubscription, *, interval: str, price_cents: int, currency: str) -> bool:
+    """Whether Stripe bills another thing than the one that was sold: items, price or interval were changed
+    in the dashboard."""
+    sold = [Item(interval, theirs.current_period_end, price_cents, currency)]
+    return list(theirs.items) != sold
 
 
 def refund_key(refund: Refund) -> str:

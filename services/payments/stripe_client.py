@@ -24,6 +24,7 @@ from services.payments.stripe_objects import (
     Charge,
     Dispute,
     Fields,
+    Intent,
     Invoice,
     Malformed,
     Refund,
@@ -138,6 +139,10 @@ class Stripe:
             deadline,
         )
 
+    async def retrieve_intent(self, payment_intent_id: str, *, deadline: float) -> Intent:
+        call = self._client.v1.payment_intents.retrieve_async(payment_intent_id)
+        return _parsed(await _answer("retrieve_intent", call, deadline), stripe_objects.parse_intent)
+
     async def retrieve_charge(self, charge_id: str, *, deadline: float) -> Charge:
         """With what it brought in the currency that the account is settled in."""
         call = self._client.v1.charges.retrieve_async(charge_id, {"expand": ["balance_transaction"]})
@@ -223,6 +228,8 @@ class Stripe:
                 yield _parsed(item, parse)
             if not page.has_more:
                 return
+            if not page.data:
+                raise StripeUnknown("the listing has more, and an empty page")
             asked["starting_after"] = page.data[-1].id
         raise StripeUnknown("the listing has too many pages")
 

@@ -15,6 +15,10 @@ class Malformed(ValueError):
     """Stripe's object is not of the shape that its API promises."""
 
 
+class Incomplete(Malformed):
+    """A listing lacks what Stripe has shown before: it is no evidence of anything."""
+
+
 Fields = Mapping[str, Any]
 Metadata = Mapping[str, str]
 
@@ -44,6 +48,7 @@ class Intent:
     amount_received: int
     currency: str
     metadata: Metadata
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +125,15 @@ class Invoice:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a subscription bills, how often, and until when that is paid."""
+    """What a subscription bills, how often, and until when that is paid. `interval` is empty and
+    `unit_amount` None where Stripe names none: a price by tiers, say."""
 
     interval: str
     current_period_end: datetime
+    unit_amount: int | None = None
+    currency: str = ""
+    quantity: int = 1
+    interval_count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +144,22 @@ class Subscription:
     customer_id: str
     status: str
     cancel_at_period_end: bool
+    # The shop sells one; in the dashboard others may be added, or all taken away.
     items: Sequence[Item]
     ended_at: datetime | None
     metadata: Metadata
     created: datetime
+    # When it ends, however that was said: in the customer portal, by a schedule, or with the period.
+    cancel_at: datetime | None = None
 
     @property
-    def item(self) -> Item:
-        """The only one; subscriptions of other programs may have several."""
-        if len(self.items) != 1:
-            raise Malformed("a subscription of ours has exactly one item")
-        return self.items[0]
+    def current_period_end(self) -> datetime:
+        """Until when all of it is paid."""
+        return min((item.current_period_end for item in self.items), default=self.created)
+
+    @property
+    def is_ending(self) -> bool:
+        return self.cancel_at_period_end or self.cancel_at is not None
 
 
 def parse_session(fields: Fields) -> Session:
@@ -171,6 +186,7 @@ def parse_intent(fields: Fields) -> Intent:
         amount_received=_amount(fields, "amount_received"),
         currency=_required(fields, "currency"),
         metadata=_metadata(fields),
+        status=_required(fields, "status"),
     )
 
 
@@ -260,15 +276,24 @@ def parse_subscription(fields: Fields) -> Subscription:
         status=_required(fields, "status"),
         cancel_at_period_end=fields.get("cancel_at_period_end") is True,
         items=[_item(item) for item in items],
-        ended_at=None if fields.get("ended_at") is None else _time(fields, "ended_at"),
+        ended_at=_time_or_none(fields, "ended_at"),
         metadata=_metadata(fields),
         created=_time(fields, "created"),
+        cancel_at=_time_or_none(fields, "cancel_at"),
     )
 
 
 def _item(fields: Fields) -> Item:
-    recurring = _mapping(_mapping(fields, "price"), "recurring")
-    return Item(_required(recurring, "interval"), _time(fields, "current_period_end"))
+    price = _mapping(fields, "price")
+    recurring = _mapping(price, "recurring")
+    return Item(
+        interval=_optional(recurring, "interval") or "",
+        current_period_end=_time(fields, "current_period_end"),
+        unit_amount=None if price.get("unit_amount") is None else _amount(price, "unit_amount"),
+        currency=_optional(price, "currency") or "",
+        quantity=1 if fields.get("quantity") is None else _amount(fields, "quantity"),
+        interval_count=1 if recurring.get("interval_count") is None else _amount(recurring, "interval_count"),
+    )
 
 
 def parse_id(fields: Fields, kind: str) -> str:
@@ -326,6 +351,10 @@ def _time(fields: Fields, name: str) -> datetime:
         return datetime.fromtimestamp(_amount(fields, name), UTC)
     except (OverflowError, OSError, ValueError) as error:
         raise Malformed(f"{name} is not a time") from error
+
+
+def _time_or_none(fields: Fields, name: str) -> datetime | None:
+    return None if fields.get(name) is None else _time(fields, name)
 
 
 def _mapping(fields: Fields, name: str) -> Fields:

@@ -55,6 +55,7 @@ async def test_each_paid_period_gives_points_until_the_customer_ends_it(
     path = f"/api/subscriptions/{begun['id']}"
     assert (begun["planId"], begun["status"], begun["points"]) == ("monthly", "active", monthly["points"])
     assert (begun["cancelAtPeriodEnd"], begun["endedAt"]) == (False, None)
+    assert (begun["cancelAt"], begun["changedOutside"]) == (None, False)
     checkout = await customer.read(f"/api/checkouts/{begun['id']}")
     assert (checkout["planId"], checkout["packageId"], checkout["points"]) == (
         *("monthly", None),

@@ -658,6 +658,8 @@ class Subscription(_message.Message):
     CANCEL_AT_PERIOD_END_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    CANCEL_AT_FIELD_NUMBER: _builtins.int
+    CHANGED_OUTSIDE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id of the checkout that began it."""
     plan_id: _builtins.str
@@ -668,6 +670,9 @@ class Subscription(_message.Message):
     currency: _builtins.str
     interval: Global___BillingInterval.ValueType
     cancel_at_period_end: _builtins.bool
+    """It ends by itself, with the period or at cancel_at: no renewal is promised."""
+    changed_outside: _builtins.bool
+    """Items, price or interval were changed in Stripe's dashboard: what is billed is not what was agreed."""
     @_builtins.property
     def current_period_end(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -676,6 +681,10 @@ class Subscription(_message.Message):
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def cancel_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ends by itself; absent while it goes on, or when Stripe only says that it ends with the period."""
+
     def __init__(
         self,
         *,
@@ -690,10 +699,12 @@ class Subscription(_message.Message):
         cancel_at_period_end: _builtins.bool = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        cancel_at: _timestamp_pb2.Timestamp | None = ...,
+        changed_outside: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "current_period_end", b"current_period_end", "ended_at", b"ended_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_at", b"cancel_at", "created_at", b"created_at", "current_period_end", b"current_period_end", "ended_at", b"ended_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_at_period_end", b"cancel_at_period_end", "created_at", b"created_at", "currency", b"currency", "current_period_end", b"current_period_end", "ended_at", b"ended_at", "id", b"id", "interval", b"interval", "plan_id", b"plan_id", "points", b"points", "price_cents", b"price_cents", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_at", b"cancel_at", "cancel_at_period_end", b"cancel_at_period_end", "changed_outside", b"changed_outside", "created_at", b"created_at", "currency", b"currency", "current_period_end", b"current_period_end", "ended_at", b"ended_at", "id", b"id", "interval", b"interval", "plan_id", b"plan_id", "points", b"points", "price_cents", b"price_cents", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,6 +131,8 @@ def subscription_message(subscription: Subscription) -> pb.Subscription:
         cancel_at_period_end=subscription.cancel_at_period_end,
         ended_at=time_or_none(subscription.ended_at),
         created_at=timestamp(subscription.created_at),
+        cancel_at=time_or_none(subscription.cancel_at),
+        changed_outside=subscription.changed_outside,
     )
 
 

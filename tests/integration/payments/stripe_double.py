@@ -131,6 +131,23 @@ class StripeDouble:
             return JSONResponse(_error("invalid_request_error", "No such session"), status_code=404)
         return JSONResponse(session)
 
+    async def retrieve_intent(self, request: Request) -> Response:
+        """The payment of a completed session: under way, unless a test said otherwise."""
+        named = request.path_params["id"]
+        [session] = [each for each in self.sessions.values() if each["payment_intent"] == named]
+        return JSONResponse(self.intent_of_session(session))
+
+    def intent_of_session(self, session: Fields) -> Fields:
+        is_paid = session["payment_status"] == "paid"
+        return {
+            "id": session["payment_intent"],
+            "object": "payment_intent",
+            "amount_received": session["amount_total"] if is_paid else 0,
+            "currency": session["currency"],
+            "status": "succeeded" if is_paid else session.get("intent_status", "processing"),
+            "metadata": session["payment_intent_metadata"],
+        }
+
     async def expire(self, request: Request) -> Response:
         session = self.sessions[request.path_params["id"]]
         if session["status"] != "open":
@@ -144,8 +161,10 @@ class StripeDouble:
 
     async def list(self, request: Request) -> Response:
         """Newest first, three to a page, so that every listing of a test is paged."""
-        since = int(request.query_params["created[gte]"])
+        since = int(request.query_params.get("created[gte]", 0))
+        intent = request.query_params.get("payment_intent")
         found = [s for s in reversed(self.sessions.values()) if s["created"] >= since]
+        found = [s for s in found if not intent or s["payment_intent"] == intent]
         after = request.query_params.get("starting_after")
         start = next((i + 1 for i, s in enumerate(found) if s["id"] == after), 0)
         page = found[start : start + 3]
@@ -179,6 +198,7 @@ def running_double() -> Iterator[StripeDouble]:
             Route("/v1/checkout/sessions", double.create, methods=["POST"]),
             Route("/v1/checkout/sessions", double.list, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}", double.retrieve, methods=["GET"]),
+            Route("/v1/payment_intents/{id}", double.retrieve_intent, methods=["GET"]),
             Route("/v1/events", double.no_events, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}/expire", double.expire, methods=["POST"]),
         ]

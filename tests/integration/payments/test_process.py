@@ -88,6 +88,39 @@ async def test_a_lost_completed_webhook_is_made_up_for(payments: Payments) -> No
     assert len(grants) == 1
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_delayed_payment_that_is_canceled_ends_its_checkout(
+    payments: Payments, is_told: bool
+) -> None:
+    """Its session stays complete and unpaid for ever: the event tells, and so does the payment when asked."""
+    checkout = await payments.order_checkout()
+    session = payments.stripe.complete(checkout.session_id, paid=False)
+    await payments.deliver("checkout.session.completed", session)
+    assert (await payments.row(checkout.id))["status"] == "processing"
+    session["intent_status"] = "canceled"
+    if is_told:
+        await payments.deliver("payment_intent.canceled", payments.stripe.intent_of_session(session))
+    else:
+        await payments.change(checkout.id, _LATE)
+    await payments.until_status(checkout.id, "failed")
+    facts = await payments.facts("payments.checkout.changed", events_pb2.OrderCheckoutChanged, checkout.id)
+    assert [fact.state for fact in facts] == [
+        events_pb2.ORDER_CHECKOUT_STATE_PROCESSING,
+        events_pb2.ORDER_CHECKOUT_STATE_FAILED,
+    ]
+
+
+async def test_a_delayed_payment_on_its_way_is_waited_for(payments: Payments) -> None:
+    checkout = await payments.order_checkout()
+    session = payments.stripe.complete(checkout.session_id, paid=False)
+    await payments.deliver("checkout.session.completed", session)
+    await payments.change(checkout.id, _LATE)
+    await payments.until(
+        "SELECT 1 FROM checkouts WHERE id = %s AND tries > 0 AND lease_token IS NULL", checkout.id
+    )
+    assert (await payments.row(checkout.id))["status"] == "processing"
+
+
 async def test_a_checkout_that_has_not_ended_is_left_alone(payments: Payments) -> None:
     """Stripe still says open: asked again later, never expired on our own."""
     checkout = await payments.points_checkout()

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
 from protos.events.v1 import events_pb2
 from services.chassis import idempotency
@@ -36,6 +37,7 @@ from services.payments.findings import (
 from services.payments.rules import Checkout, Paid
 from services.payments.stripe_objects import (
     Dispute,
+    Incomplete,
     Intent,
     Invoice,
     Item,
@@ -88,6 +90,24 @@ class Books:
             async with self.database.worker() as connection:
                 await refunds.begin_refund(connection, payment_intent_id=intent, wanted=wanted)
         assert refused.value.reason == reason
+
+    async def plan_checkout(self, user_id: UUID | None = None) -> Checkout:
+        """Of the monthly plan: 300 points for 19.99."""
+        async with self.database.worker() as connection:
+            plan = await queries.find_plan(connection, "monthly")
+            assert plan is not None
+            request = idempotency.Request(
+                user_id or uuid4(), "POST /api/subscriptions", str(uuid4()), b"hash"
+            )
+            checkout = await checkouts.begin_sale(
+                connection,
+                request=request,
+                checkout_id=uuid7(),
+                sale=Sale.of_plan(plan),
+                sealed_request=b"sealed",
+            )
+        assert checkout is not None
+        return checkout
 
     async def order_checkout(self) -> Checkout:
         async with self.database.worker() as connection:
@@ -281,23 +301,101 @@ async def test_what_another_program_sells_is_not_read_closely(books: Books) -> N
         assert (await books.settle(found)).settlement is Settlement.NOT_OURS
 
 
+SOLD = Item("month", _BEGAN, 1999, "usd")
+
+
+def subscription_of(checkout: Checkout, *, at: int, **change: Any) -> SubscriptionFound:
+    """As it was sold, but for what is changed, as it was seen `at` seconds after the beginning."""
+    theirs = Subscription(
+        f"sub_{checkout.id}", "cus_1", "active", False, [SOLD], None, rules.metadata_of(checkout), _BEGAN
+    )
+    return SubscriptionFound(replace(theirs, **change), _BEGAN + timedelta(seconds=at))
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [SOLD, SOLD],
+        [],
+        [replace(SOLD, interval="week")],
+        [replace(SOLD, interval_count=3)],
+        [replace(SOLD, unit_amount=2999)],
+        [replace(SOLD, unit_amount=None)],
+        [replace(SOLD, quantity=2)],
+        [replace(SOLD, currency="eur")],
+    ],
+)
+async def test_a_subscription_that_the_dashboard_changed_is_known_and_shown_as_such(
+    books: Books, items: list[Item]
+) -> None:
+    query = "SELECT status, changed_outside, interval, price_cents FROM subscriptions WHERE id = %s"
+    told_before, told_first = await books.plan_checkout(), await books.plan_checkout()
+    await books.settle(subscription_of(told_before, at=0))
+    assert await books.rows(query, told_before.id) == [("active", False, "month", 1999)]
+    for checkout in (told_before, told_first):
+        await books.settle(subscription_of(checkout, at=1, items=items))
+        assert await books.rows(query, checkout.id) == [("active", True, "month", 1999)]
+        # What comes later is applied.
+        await books.settle(subscription_of(checkout, at=2, items=items, status="past_due"))
+        await books.settle(subscription_of(checkout, at=3, items=items, status="canceled", ended_at=_BEGAN))
+        assert await books.rows(query, checkout.id) == [("canceled", True, "month", 1999)]
+
+
+async def test_a_subscription_that_ends_at_a_time_is_shown_as_ending(books: Books) -> None:
+    """As the customer portal and flexible billing say it."""
+    query = "SELECT cancel_at_period_end, cancel_at FROM subscriptions WHERE id = %s"
+    checkout = await books.plan_checkout()
+    ends = _BEGAN + timedelta(days=90)
+    outcome = await books.settle(subscription_of(checkout, at=0))
+    outcome = await books.settle(subscription_of(checkout, at=1, cancel_at=ends))
+    assert await books.rows(query, checkout.id) == [(True, ends)]
+    assert outcome.effects[0].change == "active -> active and ends by itself"
+    await books.settle(subscription_of(checkout, at=2))
+    assert await books.rows(query, checkout.id) == [(False, None)]
+
+
 async def test_of_ours_what_cannot_be_handled_is_an_error(books: Books) -> None:
-    async with books.database.worker() as connection:
-        plan = await queries.find_plan(connection, "monthly")
-        assert plan is not None
-        user_id, checkout_id = uuid4(), uuid7()
-        request = idempotency.Request(user_id, "POST /api/subscriptions", str(uuid4()), b"hash")
-        checkout = await checkouts.begin_sale(
-            connection,
-            request=request,
-            checkout_id=checkout_id,
-            sale=Sale.of_plan(plan),
-            sealed_request=b"sealed",
-        )
-    assert checkout is not None
-    for found in (basket(rules.metadata_of(checkout)), paid_by_hand(rules.metadata_of(checkout))):
-        with pytest.raises(Malformed):
-            await books.settle(found)
+    checkout = await books.plan_checkout()
+    await books.settle(subscription_of(checkout, at=0))
+    with pytest.raises(Malformed):
+        await books.settle(paid_by_hand(rules.metadata_of(checkout)))
+
+
+@pytest.mark.parametrize("kind", ["refunds", "disputes"])
+@pytest.mark.parametrize("keeps", [0, 1])
+async def test_a_listing_that_lacks_what_is_known_is_no_evidence(books: Books, kind: str, keeps: int) -> None:
+    """Cut short by one, or empty: nothing of it is applied, and what it has is not believed either."""
+    intent = await books.pay(Terms(uuid4(), POINTS, str(uuid4()), version=1))
+    whole: dict[str, Any] = {
+        "refunds": refunds_of(intent, 1000, 500, at=1),
+        "disputes": DisputesFound(
+            intent,
+            [
+                Dispute(f"du_{intent}_{number}", intent, 500, "usd", "lost", "fraudulent", _BEGAN)
+                for number in range(2)
+            ],
+            _BEGAN + timedelta(seconds=1),
+        ),
+    }
+    found = whole[kind]
+    await books.settle(found)
+    amounts = "SELECT refunded_cents, disputed_cents, version FROM payments WHERE payment_intent_id = %s"
+    before = await books.rows(amounts, intent)
+    new = replace(getattr(found, kind)[0], id=f"new_{intent}")
+    cut = {kind: [*getattr(found, kind)[:keeps], new]}
+    counted = refused_snapshots(kind)
+    listings: list[dict[str, Any]] = [cut, {kind: []}]
+    for listing in listings:
+        with pytest.raises(Incomplete):
+            await books.settle(replace(found, **listing, observed_at=_BEGAN + timedelta(seconds=2)))
+    assert await books.rows(amounts, intent) == before
+    assert refused_snapshots(kind) == counted + 2
+
+
+def refused_snapshots(kind: str) -> float:
+    found = REGISTRY.get_sample_value("aishop_payments_snapshots_refused_total", {"kind": kind})
+    assert found is not None
+    return found
 
 
 async def test_an_intent_that_brought_no_money_leaves_nothing_however_often_it_is_told(books: Books) -> None:

@@ -29,12 +29,6 @@ _EVENT_FAILURES = Counter(
 _QUARANTINED = Counter(
     "aishop_payments_quarantined_total", "Payments that fit nothing, by what is wrong with them.", ["reason"]
 )
-_REFUSED_SNAPSHOTS = Counter(
-    "aishop_payments_snapshots_refused_total",
-    "Listings of a payment's refunds or disputes that lacked one that Stripe had shown before, and were not"
-    " believed.",
-    ["kind"],
-)
 _WEBHOOKS = Counter(
     "aishop_payments_webhooks_total",
     "Deliveries by what was answered: received, known, refused (not signed by Stripe for us), malformed,"
@@ -73,8 +67,6 @@ _SOLD_POINTS = Counter("aishop_payments_points_sold_total", "Points that were pa
 
 _WEBHOOK_OUTCOMES = ("received", "known", "refused", "malformed", "limited", "not_kept", "overloaded")
 _PURPOSES = ("points", "order", "subscription")
-for _kind in ("refunds", "disputes"):
-    _REFUSED_SNAPSHOTS.labels(_kind)
 for _outcome in _WEBHOOK_OUTCOMES:
     _WEBHOOKS.labels(_outcome)
 for _purpose in _PURPOSES:
@@ -106,10 +98,6 @@ def count_event_failure(event_type: str) -> None:
 
 def count_quarantined(reason: str) -> None:
     _QUARANTINED.labels(reason=reason).inc()
-
-
-def count_refused_snapshot(kind: str) -> None:
-    _REFUSED_SNAPSHOTS.labels(kind).inc()
 
 
 def expect_drift(kinds: Iterable[str]) -> None:

@@ -3,7 +3,6 @@
 A listing is applied whole, under the payment's row lock, unless one that was asked for later has been.
 """
 
-from collections.abc import Set
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import logs
 from services.chassis.ids import uuid7
-from services.payments import facts, metrics, queries, rules, stripe_objects
+from services.payments import facts, queries, rules, stripe_objects
 from services.payments.commands import payments as commands
 from services.payments.findings import (
     NOT_OURS,
@@ -27,6 +26,7 @@ from services.payments.findings import (
 from services.payments.models import disputes, payments, quarantine, refunds
 from services.payments.queries import REFUND_COLUMNS
 from services.payments.rules import GIVEN_BACK, Payment, Refund, Share, Standing
+from services.payments.snapshots import refuse_incomplete
 
 log = logs.get(__name__)
 
@@ -41,7 +41,7 @@ async def settle_refunds(connection: AsyncConnection, found: RefundsFound) -> Ou
         return OLD_NEWS
     known = await _known_refunds(connection, payment)
     listed = {refund.id for refund in found.refunds}
-    _refuse_incomplete("refunds", listed, {each.stripe_refund_id for each in known.values()} - {None})
+    refuse_incomplete("refunds", listed=listed, known={each.stripe_refund_id for each in known.values()})
     effects: list[Effect] = []
     for refund in found.refunds:
         effects += await _keep_refund(connection, payment, refund, known)
@@ -49,17 +49,6 @@ async def settle_refunds(connection: AsyncConnection, found: RefundsFound) -> Ou
     values: dict[str, Any] = {"refunds_observed_at": found.observed_at, "refunded_cents": back}
     values["requested_cents"] = await _requested(connection, payment)
     return await _change(connection, payment, values, effects)
-
-
-def _refuse_incomplete(kind: str, listed: Set[str], known: Set[str | None]) -> None:
-    """What Stripe has shown stays; where a listing lacks it the listing is cut short, or of another account,
-    and what it says of the rest is not believed either."""
-    if known - listed:
-        metrics.count_refused_snapshot(kind)
-        log.error(
-            "snapshot.refused", kind=kind, listed=len(listed), lacks=sorted(map(str, known - listed))[:5]
-        )
-        raise stripe_objects.Incomplete(f"the listing of {kind} lacks {len(known - listed)} that are known")
 
 
 async def _known_refunds(connection: AsyncConnection, payment: Payment) -> dict[str, Refund]:
@@ -163,7 +152,7 @@ async def settle_disputes(connection: AsyncConnection, found: DisputesFound) -> 
         return OLD_NEWS
     query = select(disputes.c.id).where(disputes.c.payment_id == payment.id)
     listed = {dispute.id for dispute in found.disputes}
-    _refuse_incomplete("disputes", listed, set(await connection.scalars(query)))
+    refuse_incomplete("disputes", listed=listed, known=set(await connection.scalars(query)))
     effects: list[Effect] = []
     shares: list[Share] = []
     for dispute in found.disputes:

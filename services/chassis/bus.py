@@ -16,7 +16,8 @@ from services.chassis.server_url import server_url
 
 log = logs.get(__name__)
 
-_KEEP_SECONDS = 30 * 24 * 3600
+# How long a stream keeps a fact: outbox and inbox keep theirs for ever.
+STREAM_DAYS = 30
 # Longer than any outage of the relay that we plan for; behind it stands the inbox.
 _DEDUPE_SECONDS = 600
 _FLUSH_SECONDS = 1
@@ -34,9 +35,10 @@ class Bus:
         """`stream` is the service's own, kept on `replicas` servers."""
         self._url = url
         self._name = name
-        self._stream = stream
+        self.stream = stream
         self._replicas = replicas
-        self._made_at: datetime | None = None
+        # When the broker made the stream that it has; another time means another stream (refill.py).
+        self.stream_made_at: datetime | None = None
         self._connected = asyncio.Event()
         self._client: Client = Client()
         self.jetstream: JetStreamContext = self._client.jetstream()
@@ -82,8 +84,8 @@ class Bus:
                 reconnected_cb=self._on_reconnected,
             )
             self.jetstream = self._client.jetstream(timeout=5)
-            found = await ensure_stream(self.jetstream, self._stream, replicas=self._replicas)
-            self._made_at = found.created
+            found = await ensure_stream(self.jetstream, self.stream, replicas=self._replicas)
+            self.stream_made_at = found.created
             self._connected.set()
         except (OSError, NatsError, TimeoutError) as error:
             # What the broker said is in the text of its errors only, and a timeout has none.
@@ -100,16 +102,16 @@ class Bus:
         if not self._client.is_connected:
             return
         try:
-            found = await self.jetstream.add_stream(_config(self._stream, self._replicas))
+            found = await self.jetstream.add_stream(_config(self.stream, self._replicas))
         except BadRequestError:
             # It stands as another version of us wants it.
             return
         except (NatsError, TimeoutError) as error:
-            log.warning("bus.stream_unknown", stream=self._stream, error=repr(error))
+            log.warning("bus.stream_unknown", stream=self.stream, error=repr(error))
             return
-        if found.created != self._made_at:
-            log.error("bus.stream_lost", stream=self._stream)
-            self._made_at = found.created
+        if found.created != self.stream_made_at:
+            log.error("bus.stream_lost", stream=self.stream)
+            self.stream_made_at = found.created
 
     async def _on_error(self, error: Exception) -> None:
         log.warning("bus.error", error=repr(error))
@@ -138,6 +140,6 @@ def _config(stream: str, replicas: int) -> StreamConfig:
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
         num_replicas=replicas,
-        max_age=_KEEP_SECONDS,
+        max_age=STREAM_DAYS * 24 * 3600,
         duplicate_window=_DEDUPE_SECONDS,
     )

@@ -1,18 +1,20 @@
 """Publishes the outbox to JetStream, in order of commit as far as one can see, each fact at least once.
 
-States of a row: unsent (`sent_at` null) → sent. One relay per database holds a session advisory lock on
-a connection of its own, so that replicas take over when it dies. A round reads up to 100 unsent rows,
-publishes them with `Nats-Msg-Id` = row id, awaits every ack, and marks the acknowledged ones in one
-UPDATE. A crash between ack and mark publishes again: JetStream drops the copy inside its dedupe window
-and the consumer's inbox does so for ever. Rows are claimed by `sent_at IS NULL`, never by `id > last`:
-a transaction that commits late is not skipped.
+States of a row: unsent (`sent_at` null) → sent. One relay per database leads, by a lease (leadership.py), on
+a connection of its own, so that replicas take over when it dies, freezes or is cut off. A round reads up to
+100 unsent rows, publishes them with `Nats-Msg-Id` = row id, awaits every ack, and marks the acknowledged ones
+in one UPDATE, which only the leader's can. A crash between ack and mark publishes again: JetStream drops the
+copy inside its dedupe window and the consumer's inbox for ever. Rows are claimed by `sent_at IS NULL`,
+never by `id > last`: a transaction that commits late is not skipped.
 """
 
 import asyncio
+import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -26,23 +28,28 @@ from pydantic import SecretStr
 
 from services.chassis import failpoints, logs, tracing
 from services.chassis.bus import Bus
+from services.chassis.leadership import LEASE_SECONDS, RENEWAL, Connection, DeposedError, Leadership
+from services.chassis.refill import Refill
 
 log = logs.get(__name__)
 
-# Any number: it names the relay's lock inside one database.
-_RELAY_LOCK = 4_712
 _BATCH = 100
 _ACK_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 _STANDBY_SECONDS = 1.0
+# The server ends a statement after 5 s; one that is still unanswered then has lost its connection.
+_SQL_SECONDS = 7.0
+_GOODBYE_SECONDS = 0.3
 
 _UNSENT = """
     SELECT id, subject, payload, traceparent, created_at FROM outbox
     WHERE sent_at IS NULL ORDER BY id LIMIT %s"""
-_MARK = "UPDATE outbox SET sent_at = now() WHERE id = ANY(%s)"
+_MARK = f"""
+    WITH lease AS ({RENEWAL}),
+    marked AS (UPDATE outbox SET sent_at = now() WHERE id = ANY(%(ids)s) AND EXISTS (SELECT FROM lease))
+    SELECT token FROM lease"""
+_T = TypeVar("_T")
 _SENT = Counter("aishop_outbox_sent_total", "Facts that the broker has acknowledged.")
-
-_Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +64,26 @@ class _Unsent:
 class Relay:
     """`run()` is a background task of the service; `wake()` spares a fresh event the poll."""
 
-    def __init__(self, *, database_url: SecretStr, bus: Bus, source: str, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        database_url: SecretStr,
+        bus: Bus,
+        source: str,
+        poll_seconds: float,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
         self._database_url = database_url
         self._bus = bus
         self._source = source
         self._poll_seconds = poll_seconds
         self._woken = asyncio.Event()
-        self._leads = False
+        self._leadership = Leadership(lease_seconds=lease_seconds)
 
     @property
     def leads(self) -> bool:
-        """Whether this process has the relay's lock: one for each database at a time."""
-        return self._leads
+        """Whether this process has the relay's lease: one for each database at a time."""
+        return self._leadership.is_leader
 
     def wake(self) -> None:
         self._woken.set()
@@ -78,6 +93,8 @@ class Relay:
         while True:
             try:
                 await self._relay(jetstream)
+            except DeposedError:
+                log.warning("relay.deposed")
             except (psycopg.OperationalError, NatsError, TimeoutError) as error:
                 log.warning("relay.interrupted", error=repr(error))
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -92,17 +109,21 @@ class Relay:
             options="-c statement_timeout=5000",
         )
         async with connection:
-            while not await _is_leader(connection):
+            while not await _answered(self._leadership.take(connection)):
                 await asyncio.sleep(_STANDBY_SECONDS)
-            self._leads = True
             try:
-                await self._publish(connection, jetstream)
+                await self._lead(connection, jetstream)
             finally:
-                self._leads = False
+                with suppress(psycopg.Error, TimeoutError):
+                    async with asyncio.timeout(_GOODBYE_SECONDS):
+                        await self._leadership.end(connection)
 
-    async def _publish(self, connection: _Connection, jetstream: JetStreamContext) -> NoReturn:
+    async def _lead(self, connection: Connection, jetstream: JetStreamContext) -> NoReturn:
+        refill = Refill(self._bus, self._leadership)
         while True:
             self._woken.clear()
+            await _answered(self._leadership.keep(connection))
+            await _answered(refill.go_on(connection))
             if await self._publish_batch(connection, jetstream) < _BATCH:
                 await self._pause()
 
@@ -110,9 +131,10 @@ class Relay:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), self._poll_seconds)
 
-    async def _publish_batch(self, connection: _Connection, jetstream: JetStreamContext) -> int:
+    async def _publish_batch(self, connection: Connection, jetstream: JetStreamContext) -> int:
         async with connection.cursor(row_factory=class_row(_Unsent)) as cursor:
-            rows = await (await cursor.execute(_UNSENT, (_BATCH,))).fetchall()
+            await _answered(cursor.execute(_UNSENT, (_BATCH,)))
+            rows = await cursor.fetchall()
         if not rows:
             return 0
         acks = [await self._send(jetstream, row) for row in rows]
@@ -124,11 +146,16 @@ class Relay:
             row.id for row, ack in zip(rows, acks, strict=True) if ack in done and ack.exception() is None
         ]
         failpoints.hit("relay.acknowledged")
-        await connection.execute(_MARK, (sent,))
+        await _answered(self._mark(connection, sent))
         _SENT.inc(len(sent))
         if len(sent) < len(rows):
             raise TimeoutError(f"{len(rows) - len(sent)} events were not acknowledged")
         return len(rows)
+
+    async def _mark(self, connection: Connection, sent: list[UUID]) -> None:
+        asked_at = time.monotonic()
+        marked = await connection.execute(_MARK.encode(), self._leadership.fence | {"ids": sent})
+        self._leadership.confirm(await marked.fetchone() is not None, asked_at=asked_at)
 
     async def _send(self, jetstream: JetStreamContext, row: _Unsent) -> "asyncio.Future[PubAck]":
         """The broker's promise to acknowledge."""
@@ -151,7 +178,7 @@ class Relay:
         return headers | tracing.carried()
 
 
-async def _is_leader(connection: _Connection) -> bool:
-    cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_RELAY_LOCK,))
-    row = await cursor.fetchone()
-    return row is not None and bool(row[0])
+async def _answered(work: Awaitable[_T]) -> _T:
+    """TimeoutError when the database stays silent: the connection is given up then."""
+    async with asyncio.timeout(_SQL_SECONDS):
+        return await work

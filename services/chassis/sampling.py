@@ -157,6 +157,21 @@ MESSAGING: tuple[Reading, ...] = (
         },
     ),
     Reading(
+        "relay",
+        """
+        SELECT extract(epoch FROM stream_lost_at) AS lost, (refill_after IS NOT NULL)::int AS filling
+        FROM relay""",
+        {
+            "lost": Gauge(
+                "aishop_stream_lost_timestamp_seconds",
+                "When the broker was last found without the stream that was published into; 0: never.",
+            ),
+            "filling": Gauge(
+                "aishop_stream_filling", "1 while facts of a lost stream are being published again."
+            ),
+        },
+    ),
+    Reading(
         "dead letters",
         "SELECT consumer, count(*) AS letters FROM dead_letters GROUP BY consumer",
         {"letters": DEAD_LETTERS},

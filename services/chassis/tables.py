@@ -8,9 +8,12 @@ from collections.abc import Iterable
 
 from sqlalchemy import (
     TIMESTAMP,
+    BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -60,6 +63,26 @@ def messaging_tables(metadata: MetaData) -> None:
         Column("error", Text, nullable=False),
         Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=NOW),
         UniqueConstraint("consumer", "message_id", name="dead_letters_consumer_message_id_key"),
+    )
+
+
+def relay_table(metadata: MetaData) -> None:
+    """Adds relay, of one row: who publishes the outbox (leadership.py), into which stream (refill.py)."""
+    Table(
+        "relay",
+        metadata,
+        Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+        Column("token", BigInteger, nullable=False, server_default=text("0")),
+        Column("lease_until", TIMESTAMP(timezone=True), nullable=False, server_default=text("'-infinity'")),
+        Column("holder", Text),
+        Column("backend_pid", Integer),
+        Column("stream_created_at", TIMESTAMP(timezone=True)),
+        Column("stream_lost_at", TIMESTAMP(timezone=True)),
+        # While a lost stream is filled: facts up to the first went out again, those up to the second will.
+        Column("refill_after", Uuid),
+        Column("refill_until", Uuid),
+        CheckConstraint("singleton", name="relay_is_one_row"),
+        CheckConstraint("num_nulls(refill_after, refill_until) <> 1", name="relay_refill_has_two_ends"),
     )
 
 

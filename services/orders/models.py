@@ -32,6 +32,7 @@ from services.orders.rules import ASSET_KEY
 
 metadata = MetaData()
 tables.messaging_tables(metadata)
+tables.relay_table(metadata)
 tables.idempotency_table(metadata)
 audit_log_table(metadata)
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.chassis.audit_log import audit_log_table
-from services.chassis.tables import NOW, messaging_tables
+from services.chassis.tables import NOW, messaging_tables, relay_table
 
 metadata = MetaData(
     naming_convention={
@@ -158,4 +158,5 @@ grants = Table(
 )
 
 messaging_tables(metadata)
+relay_table(metadata)
 audit_log_table(metadata)

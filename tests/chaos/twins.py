@@ -35,8 +35,8 @@ _SHORT_LEASES = {
     "CONSUMER_ACK_WAIT_SECONDS": "2",
 }
 _LEADER = """
-    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 4712 AND granted
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    SELECT backend_pid FROM relay WHERE lease_until > now()
+        AND EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = backend_pid)"""
 
 
 class Twins:
@@ -129,7 +129,7 @@ class Twins:
         for name, url in self.stack.file.database_urls.items():
             with psycopg.connect(url) as connection:
                 pids = connection.execute(_LEADER).fetchall()
-            assert len(pids) <= 1, "an advisory lock has one holder"
+            assert len(pids) <= 1, "the relay has one lease"
             if pids:
                 [(found[name],)] = pids
         return found

@@ -24,6 +24,7 @@ def url(servers: Servers) -> str:
         connection.execute(f"CREATE DATABASE {name}".encode())
     metadata = MetaData()
     tables.messaging_tables(metadata)
+    tables.relay_table(metadata)
     tables.idempotency_table(metadata)
     audit_log.audit_log_table(metadata)
     address = servers.admin_url(name)

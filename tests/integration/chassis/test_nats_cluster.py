@@ -117,7 +117,7 @@ async def test_no_fact_is_lost_or_doubled_when_the_leader_dies(
     deaths: int,
     record_property: Callable[[str, object], None],
 ) -> None:
-    write(url, "TRUNCATE outbox, inbox, dead_letters, effects")
+    write(url, "TRUNCATE outbox, inbox, dead_letters, effects, relay")
     gaps: list[float] = []
     killed: list[str] = []
 

@@ -1,8 +1,10 @@
 """The relay: every committed fact reaches the stream, whatever dies and however late it commits."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 import pytest
@@ -13,13 +15,15 @@ from services.chassis import failpoints
 from services.chassis.bus import Bus
 from services.chassis.relay import Relay
 from tests.integration.chassis.support import eventually, rows, write
+from tests.support.relaying import relay_process
+from tests.support.servers import Servers
 
 _INSERT = "INSERT INTO outbox (subject, payload) VALUES (%s, %s)"
 
 
 @pytest.fixture(autouse=True)
 def emptied(url: str) -> None:
-    write(url, "TRUNCATE outbox")
+    write(url, "TRUNCATE outbox, relay")
 
 
 @asynccontextmanager
@@ -32,8 +36,14 @@ async def running(relay: Relay) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def relay_of(url: str, bus: Bus) -> Relay:
-    return Relay(database_url=SecretStr(url), bus=bus, source="test", poll_seconds=0.02)
+def relay_of(url: str, bus: Bus, *, lease_seconds: float = 10.0) -> Relay:
+    return Relay(
+        database_url=SecretStr(url),
+        bus=bus,
+        source="test",
+        poll_seconds=0.02,
+        lease_seconds=lease_seconds,
+    )
 
 
 async def count(jetstream: JetStreamContext, stream: str) -> int:
@@ -87,22 +97,105 @@ async def test_a_transaction_that_commits_late_is_not_skipped(
     assert await count(jetstream, stream) == 2
 
 
-async def test_of_two_relays_one_works_and_the_other_takes_over(url: str, bus: Bus, stream: str) -> None:
+async def led(url: str, *, by: str) -> bool:
+    query = "SELECT 1 FROM relay JOIN pg_stat_activity ON pid = backend_pid WHERE application_name = %s"
+    return rows(url, query, f"{by}-relay") == [(1,)]
+
+
+async def test_of_two_relays_one_works_and_the_other_takes_over_at_once(
+    url: str, bus: Bus, stream: str
+) -> None:
     subject = f"{stream.lower()}.a.b"
     async with running(relay_of(url, bus)):
         write(url, _INSERT, subject, b"1")
         await eventually(lambda: sent(url, 1), "sent by the first")
         async with running(relay_of(url, bus)):
-            lockers = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
-            own = "(SELECT oid FROM pg_database WHERE datname = current_database())"
-            assert rows(url, f"{lockers} {own}") == [(1,)]
+            assert rows(url, "SELECT token FROM relay") == [(1,)]
             write(
                 url,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name = 'test-relay' AND datname = current_database()",
             )
             write(url, _INSERT, subject, b"2")
-            await eventually(lambda: sent(url, 2), "sent after the leader's connection died")
+            # Sooner than a lease ends: its session is gone.
+            await eventually(lambda: sent(url, 2), "sent after the leader's connection died", seconds=5)
+
+
+async def test_a_frozen_leader_is_replaced_and_marks_nothing_when_it_goes_on(
+    url: str, servers: Servers, bus: Bus, jetstream: JetStreamContext, stream: str
+) -> None:
+    """It is frozen after the broker has its facts, before it hears so: the moment in which it would mark."""
+    nats_pid = servers.stack.file.pids["nats"]
+    assert nats_pid is not None
+    options = {"url": url, "nats_url": servers.nats_url, "stream": stream, "lease_seconds": 1.0}
+    with relay_process(**options) as other:  # type: ignore[arg-type]
+        await eventually(lambda: led(url, by="other"), "the other leads")
+        os.kill(nats_pid, signal.SIGSTOP)
+        write(url, _INSERT, f"{stream.lower()}.a.b", b"x")
+        await eventually(lambda: waits_for_acks(url), "it has read the fact, and waits for the broker")
+        other.freeze()
+        os.kill(nats_pid, signal.SIGCONT)
+        async with running(relay_of(url, bus, lease_seconds=1.0)):
+            await eventually(lambda: sent(url, 1), "sent by the one that is well", seconds=10)
+        # Somebody wants it published once more, and a third one leads: the first must not say that it was.
+        write(url, "UPDATE outbox SET sent_at = NULL")
+        with holding_the_lead(url):
+            other.thaw()
+            await asyncio.to_thread(other.log_until, "relay.deposed")
+            assert rows(url, "SELECT count(*) FROM outbox WHERE sent_at IS NOT NULL") == [(0,)]
+    assert await count(jetstream, stream) == 1
+
+
+async def waits_for_acks(url: str) -> bool:
+    """Its session has read rows and asks for nothing more, although it polls every 20 ms."""
+    query = """
+        SELECT 1 FROM pg_stat_activity WHERE application_name = 'other-relay' AND state = 'idle'
+            AND position('FROM outbox' IN query) > 0 AND state_change < now() - interval '300 ms'"""
+    return rows(url, query) == [(1,)]
+
+
+@contextmanager
+def holding_the_lead(url: str) -> Iterator[None]:
+    """A session that leads, as far as others can see."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE relay SET token = token + 1, lease_until = 'infinity', backend_pid = pg_backend_pid()"
+        )
+        yield
+
+
+async def test_a_relay_of_the_release_before_does_no_harm_beside_this_one(
+    url: str, bus: Bus, jetstream: JetStreamContext, stream: str
+) -> None:
+    """It leads by its advisory lock, knows no lease and marks without one: each fact is there once."""
+    async with running(relay_of(url, bus)), running_as_before(url, jetstream):
+        for number in range(200):
+            write(url, _INSERT, f"{stream.lower()}.a.b", str(number).encode())
+        await eventually(lambda: sent(url, 200), "all are sent")
+    assert await count(jetstream, stream) == 200
+
+
+@asynccontextmanager
+async def running_as_before(url: str, jetstream: JetStreamContext) -> AsyncIterator[None]:
+    async def relay() -> None:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute("SELECT pg_try_advisory_lock(4712)")
+            while True:
+                unsent = "SELECT id, subject, payload FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT 100"
+                facts = await (await connection.execute(unsent)).fetchall()
+                for id, subject, payload in facts:
+                    await jetstream.publish(subject, payload, headers={"Nats-Msg-Id": str(id)})
+                ids = [id for id, _, _ in facts]
+                await connection.execute("UPDATE outbox SET sent_at = now() WHERE id = ANY(%s)", (ids,))
+                await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(relay())
+    try:
+        yield
+    finally:
+        assert not task.done(), "it was at work all the time"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_facts_wait_while_the_bus_refuses_them(

@@ -97,8 +97,7 @@ class Bus:
             self._client = Client()
 
     async def _restore_stream(self) -> None:
-        """Makes the own stream again where the broker has lost it; what it held is published again by
-        republish.py."""
+        """Makes the own stream again where the broker has lost it; refill.py publishes what it held."""
         if not self._client.is_connected:
             return
         try:
@@ -110,7 +109,7 @@ class Bus:
             log.warning("bus.stream_unknown", stream=self.stream, error=repr(error))
             return
         if found.created != self.stream_made_at:
-            log.error("bus.stream_lost", stream=self.stream)
+            log.warning("bus.stream_made_again", stream=self.stream)
             self.stream_made_at = found.created
 
     async def _on_error(self, error: Exception) -> None:

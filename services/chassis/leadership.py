@@ -14,6 +14,7 @@ deploy two may publish. The broker and the inboxes drop copies, and both mark on
 import os
 import socket
 import time
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -37,7 +38,7 @@ RENEWAL = """
     WHERE token = %(token)s RETURNING token"""
 _END = "UPDATE relay SET lease_until = '-infinity' WHERE token = %(token)s"
 
-Connection = psycopg.AsyncConnection[tuple[object, ...]]
+Connection = psycopg.AsyncConnection[Any]
 
 
 class DeposedError(Exception):

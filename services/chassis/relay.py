@@ -10,11 +10,10 @@ never by `id > last`: a transaction that commits late is not skipped.
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 from uuid import UUID
 
 import psycopg
@@ -26,8 +25,9 @@ from prometheus_client import Counter
 from psycopg.rows import class_row
 from pydantic import SecretStr
 
-from services.chassis import failpoints, logs, tracing
+from services.chassis import connections, failpoints, logs, tracing
 from services.chassis.bus import Bus
+from services.chassis.connections import WORKER, Pooling, deadline
 from services.chassis.leadership import LEASE_SECONDS, RENEWAL, Connection, DeposedError, Leadership
 from services.chassis.refill import Refill
 
@@ -48,7 +48,6 @@ _MARK = f"""
     WITH lease AS ({RENEWAL}),
     marked AS (UPDATE outbox SET sent_at = now() WHERE id = ANY(%(ids)s) AND EXISTS (SELECT FROM lease))
     SELECT token FROM lease"""
-_T = TypeVar("_T")
 _SENT = Counter("aishop_outbox_sent_total", "Facts that the broker has acknowledged.")
 
 
@@ -71,12 +70,14 @@ class Relay:
         bus: Bus,
         source: str,
         poll_seconds: float,
+        pooling: Pooling = "session",
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._database_url = database_url
         self._bus = bus
         self._source = source
         self._poll_seconds = poll_seconds
+        self._pooling = pooling
         self._woken = asyncio.Event()
         self._leadership = Leadership(lease_seconds=lease_seconds)
 
@@ -100,30 +101,29 @@ class Relay:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _relay(self, jetstream: JetStreamContext) -> None:
-        connection = await psycopg.AsyncConnection.connect(
-            self._database_url.get_secret_value(),
-            autocommit=True,
-            connect_timeout=3,
-            prepare_threshold=0,
-            application_name=f"{self._source}-relay",
-            options="-c statement_timeout=5000",
+        connection = await connections.connect(
+            self._database_url, WORKER, name=f"{self._source}-relay", pooling=self._pooling, autocommit=True
         )
         async with connection:
-            while not await _answered(self._leadership.take(connection)):
+            while not await self._is_leader(connection):
                 await asyncio.sleep(_STANDBY_SECONDS)
             try:
                 await self._lead(connection, jetstream)
             finally:
-                with suppress(psycopg.Error, TimeoutError):
-                    async with asyncio.timeout(_GOODBYE_SECONDS):
-                        await self._leadership.end(connection)
+                with suppress(psycopg.Error), deadline(connection, _GOODBYE_SECONDS):
+                    await self._leadership.end(connection)
+
+    async def _is_leader(self, connection: Connection) -> bool:
+        with deadline(connection, _SQL_SECONDS):
+            return await self._leadership.take(connection)
 
     async def _lead(self, connection: Connection, jetstream: JetStreamContext) -> NoReturn:
         refill = Refill(self._bus, self._leadership)
         while True:
             self._woken.clear()
-            await _answered(self._leadership.keep(connection))
-            await _answered(refill.go_on(connection))
+            with deadline(connection, _SQL_SECONDS):
+                await self._leadership.keep(connection)
+                await refill.go_on(connection)
             if await self._publish_batch(connection, jetstream) < _BATCH:
                 await self._pause()
 
@@ -132,9 +132,9 @@ class Relay:
             await asyncio.wait_for(self._woken.wait(), self._poll_seconds)
 
     async def _publish_batch(self, connection: Connection, jetstream: JetStreamContext) -> int:
-        async with connection.cursor(row_factory=class_row(_Unsent)) as cursor:
-            await _answered(cursor.execute(_UNSENT, (_BATCH,)))
-            rows = await cursor.fetchall()
+        with deadline(connection, _SQL_SECONDS):
+            async with connection.cursor(row_factory=class_row(_Unsent)) as cursor:
+                rows = await (await cursor.execute(_UNSENT, (_BATCH,))).fetchall()
         if not rows:
             return 0
         acks = [await self._send(jetstream, row) for row in rows]
@@ -146,7 +146,8 @@ class Relay:
             row.id for row, ack in zip(rows, acks, strict=True) if ack in done and ack.exception() is None
         ]
         failpoints.hit("relay.acknowledged")
-        await _answered(self._mark(connection, sent))
+        with deadline(connection, _SQL_SECONDS):
+            await self._mark(connection, sent)
         _SENT.inc(len(sent))
         if len(sent) < len(rows):
             raise TimeoutError(f"{len(rows) - len(sent)} events were not acknowledged")
@@ -176,9 +177,3 @@ class Relay:
             "content-type": "application/protobuf",
         }
         return headers | tracing.carried()
-
-
-async def _answered(work: Awaitable[_T]) -> _T:
-    """TimeoutError when the database stays silent: the connection is given up then."""
-    async with asyncio.timeout(_SQL_SECONDS):
-        return await work

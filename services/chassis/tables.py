@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import conv
 
 NOW = func.now()
 
@@ -81,8 +82,8 @@ def relay_table(metadata: MetaData) -> None:
         # While a lost stream is filled: facts up to the first went out again, those up to the second will.
         Column("refill_after", Uuid),
         Column("refill_until", Uuid),
-        CheckConstraint("singleton", name="relay_is_one_row"),
-        CheckConstraint("num_nulls(refill_after, refill_until) <> 1", name="relay_refill_has_two_ends"),
+        CheckConstraint("singleton", name=conv("relay_is_one_row")),
+        CheckConstraint("num_nulls(refill_after, refill_until) <> 1", name=conv("relay_refill_has_two_ends")),
     )
 
 

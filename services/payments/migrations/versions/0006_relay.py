@@ -6,8 +6,8 @@ from sqlalchemy import MetaData
 
 from services.chassis.tables import relay_table
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 

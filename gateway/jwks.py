@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from services.chassis import logs
+from services.chassis.tasks import going_on
 
 log = logs.get(__name__)
 
@@ -70,11 +71,15 @@ class Jwks:
 
     async def run(self) -> None:
         try:
-            while True:
-                has_answered = await self._ask()
-                await asyncio.sleep(_REFRESH_SECONDS if has_answered else _RETRY_SECONDS)
+            await self._keep_fresh()
         finally:
             await self._http.aclose()
+
+    @going_on(lambda error: isinstance(error, OSError))
+    async def _keep_fresh(self) -> None:
+        while True:
+            has_answered = await self._ask()
+            await asyncio.sleep(_REFRESH_SECONDS if has_answered else _RETRY_SECONDS)
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
         """The key of that name, None when the provider has none; KeysUnavailable when that is not known."""

@@ -12,6 +12,7 @@ from nats.js.errors import BadRequestError
 from pydantic import SecretStr
 
 from services.chassis import logs
+from services.chassis.outages import lasting
 from services.chassis.server_url import server_url
 
 log = logs.get(__name__)
@@ -46,16 +47,20 @@ class Bus:
     async def run(self) -> None:
         """Connects, makes sure of the own stream, then keeps the client until cancelled."""
         try:
-            while not self._connected.is_set():
-                await self._connect()
-            while True:
-                await asyncio.sleep(_LOOK_SECONDS)
-                await self._restore_stream()
+            await self._keep_connected()
         finally:
             # The last acks leave; there is nothing to drain, since consumers pull.
             with suppress(NatsError, TimeoutError):
                 await self._client.flush(_FLUSH_SECONDS)
             await self._client.close()
+
+    @lasting
+    async def _keep_connected(self) -> None:
+        while not self._connected.is_set():
+            await self._connect()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._restore_stream()
 
     async def connected(self) -> JetStreamContext:
         """Waits until the bus was reached for the first time."""

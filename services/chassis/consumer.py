@@ -26,6 +26,7 @@ from services.chassis import failpoints, inbox, logs, metrics, tracing
 from services.chassis.bus import Bus
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
+from services.chassis.outages import is_outage, lasting
 from services.chassis.sampling import TICK_SECONDS, Sampler
 
 log = logs.get(__name__)
@@ -110,12 +111,16 @@ class Consumer:
         metrics.CONSUMER_PENDING.labels(self._of.durable).set(info.num_pending or 0)
         metrics.CONSUMER_UNACKNOWLEDGED.labels(self._of.durable).set(info.num_ack_pending or 0)
 
+    @lasting
     async def run(self) -> None:
         jetstream = await self._bus.connected()
         while True:
             try:
                 await self._pull(jetstream)
-            except (NatsError, OSError, TimeoutError) as error:
+            except Exception as error:
+                # Of several messages at once, a group: their acks fail together.
+                if not is_outage(error):
+                    raise
                 log.warning("consumer.interrupted", durable=self._of.durable, error=repr(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 

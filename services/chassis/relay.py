@@ -30,6 +30,7 @@ from services.chassis.bus import Bus
 from services.chassis.connections import WORKER, Pooling, deadline
 from services.chassis.leadership import LEASE_SECONDS, RENEWAL, Connection, DeposedError, Leadership
 from services.chassis.refill import Refill
+from services.chassis.outages import lasting
 
 log = logs.get(__name__)
 
@@ -89,6 +90,7 @@ class Relay:
     def wake(self) -> None:
         self._woken.set()
 
+    @lasting
     async def run(self) -> None:
         jetstream = await self._bus.connected()
         while True:

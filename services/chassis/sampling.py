@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-import psycopg
-from nats.errors import Error as NatsError
 from prometheus_client import Gauge
 from psycopg.rows import dict_row
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.chassis import logs
 from services.chassis.db import Database
 from services.chassis.metrics import DEAD_LETTERS, SAMPLED_AT
+from services.chassis.outages import is_outage, lasting
 
 log = logs.get(__name__)
 
@@ -62,6 +59,7 @@ class Sampler:
             # As if taken now: one that never works grows old, too.
             SAMPLED_AT.labels(sample.name).set(time.time())
 
+    @lasting
     async def run(self) -> None:
         await asyncio.sleep(self._first_after_seconds)
         due = dict.fromkeys(range(len(self._samples)), 0.0)
@@ -75,8 +73,11 @@ class Sampler:
     async def take(self, sample: Sample) -> None:
         try:
             await sample.take(self._database)
-        except (DBAPIError, psycopg.Error, PoolTimeout, NatsError, OSError) as error:
-            log.warning("metrics.sample_failed", sample=sample.name, error=repr(error))
+        except Exception as error:
+            if is_outage(error):
+                log.warning("metrics.sample_failed", sample=sample.name, error=repr(error))
+            else:
+                log.exception("metrics.sample_crashed", sample=sample.name)
         else:
             SAMPLED_AT.labels(sample.name).set(time.time())
 

@@ -10,12 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import psycopg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from services.chassis import logs
 from services.chassis.errors import Overloaded, Unavailable
+from services.chassis.outages import is_outage, lasting
 
 log = logs.get(__name__)
 
@@ -135,13 +132,16 @@ class Watchers:
         if not self._watches:
             self._somebody.clear()
 
+    @lasting
     async def run(self) -> None:
         while True:
             await self._somebody.wait()
             self._woken.clear()
             try:
                 await self._look()
-            except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
+            except Exception as error:
+                if not is_outage(error):
+                    raise
                 log.warning("watchers.failed", error=repr(error))
                 await asyncio.sleep(_FAILURE_PAUSE_SECONDS)
             with suppress(TimeoutError):

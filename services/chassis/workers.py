@@ -4,12 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import psycopg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from services.chassis import logs
-from services.chassis.errors import DomainError
+from services.chassis.outages import is_outage, lasting
 
 # What has no workers takes these two from their own modules, without the database's libraries.
 from services.chassis.signals import run_until_signal as run_until_signal
@@ -24,8 +20,8 @@ class Worker:
     """Calls `work` whenever it is woken, and every `tick_seconds` anyway.
 
     After a wake-up it lingers, so that work that comes in bursts is done in batches.
-    `work` returns True when there may be more to do at once. What it raises because a database, a broker
-    or a service is away is logged and tried again at the next tick: the work itself is in the database.
+    `work` returns True when there may be more to do at once. What it raises is logged and tried again at the
+    next tick: the work itself is in the database.
     """
 
     def __init__(
@@ -45,14 +41,18 @@ class Worker:
     def wake(self) -> None:
         self._woken.set()
 
+    @lasting
     async def run(self) -> None:
         while True:
             self._woken.clear()
             try:
                 while await self._work():
                     pass
-            except (DBAPIError, psycopg.Error, PoolTimeout, DomainError, OSError) as error:
-                log.warning("worker.failed", worker=self._name, error=repr(error))
+            except Exception as error:
+                if is_outage(error):
+                    log.warning("worker.failed", worker=self._name, error=repr(error))
+                else:
+                    log.exception("worker.crashed", worker=self._name)
                 await asyncio.sleep(_FAILURE_PAUSE_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._tick_seconds)

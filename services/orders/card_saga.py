@@ -22,7 +22,7 @@ payment that was faster wins over the undo.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -121,11 +121,10 @@ class CardSaga:
         return await self._remote.create_checkout(order, email=email.decode())
 
     async def _keep_session(self, run: Run, checkout: payments_pb2.Checkout) -> None:
-        left = checkout.expires_at.ToDatetime(UTC) - datetime.now(UTC)
+        # A time of payments' database, compared with this one's: no process's clock has a say.
+        ends_at = checkout.expires_at.ToDatetime(UTC)
         async with self._database.worker() as connection:
-            waits = await runs.wait_at(
-                connection, run, step=AWAIT, seconds=left.total_seconds() + _GRACE_SECONDS
-            )
+            waits = await runs.wait_at(connection, run, step=AWAIT, since=ends_at, seconds=_GRACE_SECONDS)
             if waits:
                 await settling.keep_session(
                     connection, run.order_id, session_id=checkout.session_id, url=checkout.url

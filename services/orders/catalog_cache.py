@@ -29,6 +29,7 @@ from valkey.exceptions import ValkeyError
 
 from protos.orders.v1 import orders_pb2 as pb
 from services.chassis.breaker import Breaker
+from services.chassis.outages import lasting
 from services.chassis.workers import Worker
 
 # Its number rises when values are to be read otherwise than by the release before.
@@ -69,6 +70,7 @@ class CatalogCache:
             "catalog_cache", self._forget, tick_seconds=_LOOK_AGAIN_SECONDS, linger_seconds=_LINGER_SECONDS
         )
 
+    @lasting
     async def run(self) -> None:
         await self._worker.run()
 

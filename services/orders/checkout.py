@@ -11,7 +11,6 @@ and follows it; the runner goes on.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -265,6 +264,6 @@ def _fresh_order(placement: Placement, placed: Placed) -> Order:
         stripe_session_id=None,
         stripe_session_url=None,
         checkout_version=0,
-        created_at=datetime.now(UTC),
+        created_at=placed.created_at,
         lines=basket.lines,
     )

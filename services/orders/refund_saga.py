@@ -3,7 +3,7 @@
     give_back   wallet.RefundOrderPoints or payments.CreateRefund under the refund's id; the record settles
                 the refund (commands/refunds.py) and gives the lease back; the run ends when none is left
 
-It only goes forward. An unknown outcome is tried again for ever, under the same id, with an alert after a
+It only goes forward. An unknown outcome is tried again under the same id, for days, with an alert after a
 dozen tries; so is a points order whose points are still to be captured. A refusal fails the refund, not the
 run.
 

@@ -7,7 +7,7 @@ A run in `saga_runs` moves so; each arrow is one transaction, guarded by the tok
          │ outcome unknown, budget spent, cancelled, or its hold overdue
          ▼
       undoing ──given back──▶ undone (order failed or cancelled)
-    stuck: an answer that must not be, after which only an operator may decide
+    stuck: an answer that must not be, or none for days: an operator decides
 
 A step is a call over the network (`do`), outside any transaction, and the local transaction that records
 it (`record`), which does the step's local work, too, and moves the run on. A crash before the record
@@ -24,18 +24,29 @@ from typing import Any
 from uuid import uuid4
 
 from services.chassis import failpoints, logs, tracing
+from services.chassis.backoff import Phase, Schedule
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
+from services.chassis.outages import is_outage, lasting
 from services.chassis.workers import Worker
 from services.orders.commands import runs
 from services.orders.commands.runs import Run
-from services.orders.rules import backoff_seconds
 
 log = logs.get(__name__)
 
 _TICK_SECONDS = 1.0
 _AT_ONCE = 16
-# With backoff_seconds() a minute and a half: then an unknown outcome is undone.
+# Half a second to ten for four minutes, then half a minute to an hour for three days; then the run is stuck
+# and an operator decides: it holds points, stock or money of somebody.
+RETRIES = Schedule(
+    fast_tries=30,
+    fast_first_seconds=0.5,
+    fast_longest_seconds=10.0,
+    slow_tries=80,
+    slow_first_seconds=30.0,
+    slow_longest_seconds=3600.0,
+)
+# A minute and a half: then an unknown outcome is undone.
 _MAX_ATTEMPTS = 12
 _ALERT_AFTER = 12
 _BATCH = 100
@@ -63,7 +74,7 @@ class BatchStep:
 @dataclass(frozen=True)
 class Saga:
     """`undo` gives back what unrecorded or recorded steps may have done; False: too late, it went on. A saga
-    without it only goes forward: an unknown outcome is tried again for ever.
+    without it only goes forward: an unknown outcome is tried again as RETRIES says.
     `end` says what a refusal means: it fails or cancels the order with the run's reason, say."""
 
     name: str
@@ -93,6 +104,7 @@ class Runner:
     def wake(self) -> None:
         self._worker.wake()
 
+    @lasting
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._worker.run())
@@ -159,11 +171,15 @@ class Runner:
             return await runs.start_undo(connection, run, reason=f"{step}_unavailable", error=error.reason)
 
     async def _wait(self, run: Run, step: str, error: DomainError) -> None:
-        seconds = backoff_seconds(run.attempts)
+        """The same call again later; after days without an answer an operator decides when."""
+        pause = RETRIES.pause_after(run.attempts + 1)
+        if pause.phase is Phase.SPENT:
+            await self._park(run, error)
+            return
         report = log.error if run.attempts > _ALERT_AFTER else log.warning
-        report("saga.waits", order_id=str(run.order_id), step=step, error=error.reason, seconds=seconds)
+        report("saga.waits", order_id=str(run.order_id), step=step, error=error.reason, seconds=pause.seconds)
         async with self._database.worker() as connection:
-            await runs.wait_at(connection, run, step=step, seconds=seconds, error=error.reason)
+            await runs.wait_at(connection, run, step=step, seconds=pause.seconds, error=error.reason)
 
     async def _park(self, run: Run, error: DomainError) -> None:
         tracing.fail(error.reason)
@@ -192,13 +208,23 @@ class Runner:
         """One failing run must not take its neighbours down: it is resumed when its lease expires."""
         with tracing.continued(run.traceparent, f"resume {run.saga}"):
             try:
-                await self.drive(run)
-            except DomainError as error:
-                await self._park(run, error)
+                await self._drive_or_park(run)
             except Exception as error:
                 tracing.fail(type(error).__name__)
-                log.exception("saga.crashed", order_id=str(run.order_id), step=run.step)
+                if is_outage(error):
+                    log.warning("saga.left", order_id=str(run.order_id), step=run.step, error=repr(error))
+                else:
+                    log.exception("saga.crashed", order_id=str(run.order_id), step=run.step)
 
+    async def _drive_or_park(self, run: Run) -> None:
+        try:
+            await self.drive(run)
+        except Unavailable:
+            raise
+        except DomainError as error:
+            await self._park(run, error)
+
+    @lasting
     async def _run_batches(self) -> None:
         while True:
             batch = [await self._batches.get()]
@@ -214,13 +240,23 @@ class Runner:
             await self._do_batch_traced(step, batch)
 
     async def _do_batch_traced(self, step: BatchStep, batch: Sequence[Run]) -> None:
+        """What fails here, waiting too, leaves the runs to the runner, which takes them up when their leases
+        have run out."""
+        try:
+            await self._do_or_wait(step, batch)
+        except Exception as error:
+            tracing.fail(type(error).__name__)
+            if is_outage(error):
+                log.warning("saga.batch_left", step=step.name, runs=len(batch), error=repr(error))
+            else:
+                log.exception("saga.batch_crashed", step=step.name, runs=len(batch))
+
+    async def _do_or_wait(self, step: BatchStep, batch: Sequence[Run]) -> None:
         try:
             await step.do(batch)
         except Unavailable as error:
             for run in batch:
                 await self._wait(run, step.name, error)
-        except Exception:
-            log.exception("saga.batch_crashed", step=step.name, runs=len(batch))
 
 
 def _by_step(batch: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:

@@ -14,15 +14,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import psycopg
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import failpoints, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.metrics import timing
+from services.chassis.outages import is_outage, lasting
 from services.chassis.workers import Worker
 from services.payments import findings, metrics, rules
 from services.payments.commands import events
@@ -91,7 +90,7 @@ class EventWorker:
         self._lease_seconds = lease_seconds
         self._after_commit = after_commit
         self._claiming = Worker("events.handle", self._take_due, tick_seconds=TICK_SECONDS)
-        self._handling = asyncio.TaskGroup()
+        self._handling: asyncio.TaskGroup
         self._free = _AT_ONCE
         self._may_be_more = False
 
@@ -99,8 +98,11 @@ class EventWorker:
         """There are events that nobody has looked at."""
         self._claiming.wake()
 
+    @lasting
     async def run(self) -> None:
         """Until it is cancelled; what is being handled then is left to the next lease."""
+        # Each time anew: a group that was left cannot be entered again.
+        self._handling = asyncio.TaskGroup()
         async with self._handling:
             await self._claiming.run()
 
@@ -120,9 +122,12 @@ class EventWorker:
     async def _handle(self, event: ClaimedEvent) -> None:
         try:
             await self.settle_event(event)
-        except (DBAPIError, psycopg.Error, PoolTimeout, OSError) as error:
+        except Exception as error:
             # Not even its failure could be kept: the lease runs out, and it is claimed again.
-            log.warning("stripe_event.left", event_id=event.id, error=repr(error))
+            if is_outage(error):
+                log.warning("stripe_event.left", event_id=event.id, error=repr(error))
+            else:
+                log.exception("stripe_event.crashed", event_id=event.id)
         finally:
             self._free += 1
             if self._may_be_more:

@@ -64,12 +64,16 @@ async def test_points_paid_while_a_part_is_away_arrive_when_it_is_back(
 @pytest.mark.parametrize("part", ["nats", "wallet", "payments", "postgres"])
 async def test_points_paid_around_a_crash_arrive(stack: RunningStack, customer: Customer, part: str) -> None:
     page = await _page_for_points(customer)
-    dead = stack.file.pids[part]
+    before = stack.file.pids
+    dead = before[part]
     assert dead is not None
     stack.kill(part)
     await pay(page)
     stack.wait_restarted(part, dead)
     await _arrived(customer, 550)
+    # Nobody else's process ended because of it.
+    services = {"wallet", "orders", "payments", "gateway"} - {part}
+    assert {name: stack.file.pids[name] for name in services} == {name: before[name] for name in services}
 
 
 async def test_an_order_placed_while_wallet_is_away_is_pending_and_completes(

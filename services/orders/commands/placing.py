@@ -9,6 +9,7 @@ the insert itself: a twin inserts nothing, and the caller looks up which order w
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -25,7 +26,7 @@ _ORDER = """
         VALUES (%(order_id)s, %(user_id)s, %(status)s, %(method)s, %(total_cents)s, %(total_points)s,
             %(currency)s, %(email)s, %(key)s, %(request_hash)s, %(cart_version)s, %(failure_reason)s,
             %(failure_fields)s)
-        ON CONFLICT DO NOTHING RETURNING id, user_id),
+        ON CONFLICT DO NOTHING RETURNING id, user_id, created_at),
     lines AS (
         SELECT placed.id AS order_id, placed.user_id, l.* FROM placed,
         unnest(%(product_ids)s::uuid[], %(titles)s::text[], %(cents)s::bigint[], %(points)s::bigint[],
@@ -53,8 +54,8 @@ _PLACE = f"""
         SELECT id, user_id, %(saga)s, %(step)s, %(lease_token)s, now() + %(lease_seconds)s * interval '1 s',
             %(traceparent)s
         FROM placed)
-    SELECT id FROM placed"""
-_PLACE_FAILED = f"WITH {_ORDER} SELECT id FROM placed"
+    SELECT created_at FROM placed"""
+_PLACE_FAILED = f"WITH {_ORDER} SELECT created_at FROM placed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Placed:
 
     basket: Basket
     short: tuple[UUID, int] | None
+    created_at: datetime
 
 
 async def place_order(connection: FixedSql, placement: Placement) -> Placed | None:
@@ -95,7 +97,8 @@ async def place_order(connection: FixedSql, placement: Placement) -> Placed | No
     missing = None if short is None else (short.product_id, max(0, short.available or 0))
     parameters = _parameters(placement, basket, missing)
     cursor = await connection.execute(_PLACE if missing is None else _PLACE_FAILED, parameters)
-    return Placed(basket, missing) if await cursor.fetchone() else None
+    row = await cursor.fetchone()
+    return None if row is None else Placed(basket, missing, created_at=row[0])
 
 
 def _parameters(placement: Placement, basket: Basket, missing: tuple[UUID, int] | None) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, and_, func, or_, select, tuple_, update
@@ -109,9 +109,16 @@ async def take_over_to_undo(
 
 
 async def wait_at(
-    connection: AsyncConnection, run: Run, *, step: str, seconds: float, error: str | None = None
+    connection: AsyncConnection,
+    run: Run,
+    *,
+    step: str,
+    seconds: float,
+    since: datetime | None = None,
+    error: str | None = None,
 ) -> bool:
-    """Gives the lease back until the step's next attempt; False when the run is no longer ours."""
+    """Gives the lease back until the step's next attempt, so long after `since` (now); False when the run is
+    no longer ours."""
     attempts = 0 if error is None else run.attempts + 1
     result = await connection.execute(
         update(saga_runs)
@@ -120,7 +127,7 @@ async def wait_at(
             step=step,
             attempts=attempts,
             last_error=error,
-            next_attempt_at=func.now() + _seconds(seconds),
+            next_attempt_at=(since or func.now()) + _seconds(seconds),
             lease_token=None,
             lease_until=None,
             updated_at=func.now(),

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services.chassis import failpoints, logs
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
+from services.chassis.outages import lasting
 from services.chassis.workers import Worker
 from services.orders.commands.settling import Confirmed
 from services.orders.fulfilment import DIGITAL
@@ -68,6 +69,7 @@ class Mailer:
                 for mail in _mails_of(order, confirmed, order.email):
                     self._handed_over.put_nowait(mail)
 
+    @lasting
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._worker.run())

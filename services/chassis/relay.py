@@ -29,8 +29,8 @@ from services.chassis import connections, failpoints, logs, tracing
 from services.chassis.bus import Bus
 from services.chassis.connections import WORKER, Pooling, deadline
 from services.chassis.leadership import LEASE_SECONDS, RENEWAL, Connection, DeposedError, Leadership
-from services.chassis.refill import Refill
 from services.chassis.outages import lasting
+from services.chassis.refill import Refill
 
 log = logs.get(__name__)
 

@@ -1,7 +1,7 @@
 """One part that is kept running.
 
 States: starting → ready → (died → waiting → starting) …, or held while somebody keeps it down, or given up
-when it dies again and again without ever being ready.
+when it dies again and again without ever being ready. One that says of itself that it is sick is ended.
 """
 
 import asyncio
@@ -19,6 +19,9 @@ from deploy.local.parts import ROOT, Part, base_environment
 
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
+# A part that says so often in turn that it is sick is ended, and started again.
+_LOOK_SECONDS = 2.0
+_SICK_LOOKS = 3
 _MIN_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
 # A part that dies this often without ever being ready will not be ready by trying once more.
@@ -134,6 +137,16 @@ class Kept:
         self._ready.set()
         self._report("is ready")
         self._came_back()
+        await self._look_after()
+
+    async def _look_after(self) -> None:
+        sick_looks = 0
+        while self.part.sick is not None:
+            await asyncio.sleep(_LOOK_SECONDS)
+            sick_looks = sick_looks + 1 if await self.part.sick() else 0
+            if sick_looks == _SICK_LOOKS and self._process is not None:
+                self._report("says that it is sick, and is ended")
+                await end_process(self._process, self.part.stop_signal, self.part.grace_seconds)
 
     async def _is_ready(self) -> bool:
         try:

@@ -31,7 +31,8 @@ Probe = Callable[[], Awaitable[bool]]
 
 @dataclass(frozen=True)
 class Part:
-    """One long-running process. `ready` answers whether it serves; it may raise OSError meanwhile."""
+    """One long-running process. `ready` answers whether it serves; it may raise OSError meanwhile. `sick`
+    answers whether it says of itself that only a new start helps."""
 
     name: str
     command: list[str]
@@ -39,6 +40,7 @@ class Part:
     environment: dict[str, str] = field(default_factory=dict)
     stop_signal: signal.Signals = signal.SIGTERM
     grace_seconds: float = 15.0
+    sick: Probe | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def servers(plan: Plan) -> list[Part]:
     jetstream = plan.data / "nats"
     config = plan.data / "nats.conf"
     config.write_text(
-        f'server_name: aishop\nlisten: "{plan.address("nats")}"\n'
+        f'server_name: aishop\nlisten: "{plan.address("nats")}"\nhttp: "{plan.address("nats monitor")}"\n'
         f'jetstream {{ store_dir: "{jetstream}" }}\n'
         f'authorization {{ user: "{_NATS_USER}", password: "{plan.secrets.nats_password}" }}\n'
     )
@@ -118,6 +120,9 @@ def servers(plan: Plan) -> list[Part]:
             "nats",
             [str(Path(sys.executable).parent / "nats-server"), "-c", str(config)],
             ready=partial(_says_info, plan.ports["nats"]),
+            # A stream that could not be written once (disk full, read-only, no descriptors) takes nothing
+            # until NATS is started again; only the full check says so.
+            sick=partial(_answers_unwell, f"{plan.url('nats monitor')}/healthz"),
         ),
         Part(
             "valkey",
@@ -298,6 +303,15 @@ async def _answers_http(url: str) -> bool:
     async with httpx.AsyncClient(timeout=_PROBE_SECONDS) as client:
         try:
             return (await client.get(url)).is_success
+        except httpx.HTTPError:
+            return False
+
+
+async def _answers_unwell(url: str) -> bool:
+    """No answer is no such answer: it may be busy, frozen or starting."""
+    async with httpx.AsyncClient(timeout=_PROBE_SECONDS) as client:
+        try:
+            return (await client.get(url)).is_server_error
         except httpx.HTTPError:
             return False
 

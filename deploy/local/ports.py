@@ -28,6 +28,7 @@ DEFAULTS: Mapping[str, int] = {
     "payments": 15053,
     "postgres": 15432,
     "nats": 14222,
+    "nats monitor": 14224,
     "valkey": 16379,
 }
 _LISTEN = "0A"

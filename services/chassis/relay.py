@@ -49,6 +49,9 @@ _MARK = f"""
     WITH lease AS ({RENEWAL}),
     marked AS (UPDATE outbox SET sent_at = now() WHERE id = ANY(%(ids)s) AND EXISTS (SELECT FROM lease))
     SELECT token FROM lease"""
+_REFUSED = Counter(
+    "aishop_outbox_refusals_total", "Rounds in which the broker did not acknowledge every fact in time."
+)
 _SENT = Counter("aishop_outbox_sent_total", "Facts that the broker has acknowledged.")
 
 
@@ -152,6 +155,7 @@ class Relay:
             await self._mark(connection, sent)
         _SENT.inc(len(sent))
         if len(sent) < len(rows):
+            _REFUSED.inc()
             raise TimeoutError(f"{len(rows) - len(sent)} events were not acknowledged")
         return len(rows)
 

@@ -34,6 +34,15 @@ def test_a_cluster_of_nats_has_the_accounts_that_were_tested() -> None:
     assert set(re.findall(r"\$(NATS_\w+)", accounts)) == set(values["container"]["env"])
 
 
+def test_a_nats_that_cannot_write_is_started_again(dev: Cluster) -> None:
+    """Only the full check says so: with js-enabled-only it answers "ok" for ever."""
+    probe = nats_values()["container"]["merge"]["livenessProbe"]
+    assert probe["httpGet"] == {"path": "/healthz", "port": "monitor"}
+    probe = dev.workloads["nats"].container["livenessProbe"]
+    assert probe["exec"]["command"][-1] == "http://127.0.0.1:8222/healthz"
+    assert probe["periodSeconds"] * probe["failureThreshold"] <= 30
+
+
 def test_a_commit_is_on_two_servers_of_three(production: Cluster) -> None:
     spec = production.of_kind("Cluster")["postgres"]["spec"]
     assert spec["instances"] == 3

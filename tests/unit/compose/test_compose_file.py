@@ -319,6 +319,9 @@ def test_what_is_mounted_from_here_is_here(services: dict[str, dict[str, Any]]) 
     }
     assert all((ROOT / place).exists() for place in mounted)
     assert services["nats"]["command"] == ["-c", "/etc/nats/nats.conf"]
+    # It ends a NATS that only a new start helps, which the restart policy gives it.
+    assert services["nats"]["healthcheck"]["test"] == ["CMD", "sh", "/etc/nats/health.sh"]
+    assert services["nats"]["restart"] == "unless-stopped"
     texts = [(ROOT / "deploy/nats" / name).read_text() for name in ("nats.conf", "accounts.conf")]
     assert set(re.findall(r"\$(NATS_\w+)", "".join(texts))) == set(environment_of(services["nats"]))
 

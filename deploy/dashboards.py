@@ -235,6 +235,8 @@ OPERATIONS = Dashboard(
                     "checkouts without a session": "max(aishop_payments_checkouts_creating)",
                     "refunds without an answer": "max(aishop_payments_refunds_creating)",
                     "tries of the worst": "max(aishop_payments_stripe_event_attempts)",
+                    "failed events": "sum(max by (type) (aishop_payments_stripe_events_failed))",
+                    "set aside by rule": "max(aishop_payments_stripe_events_set_aside_unseen)",
                     "failed tries an hour": "sum(increase(aishop_payments_stripe_event_failures_total[1h]))",
                 },
             ),

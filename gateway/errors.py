@@ -188,6 +188,11 @@ KINDS: dict[str, Kind] = {
     "stripe_event_busy": Kind(
         409, "The event is being handled right now", "Look what becomes of it, and replay it then."
     ),
+    "stripe_event_settled": Kind(
+        409,
+        "The event was applied, or is nothing of this shop",
+        "See `currentStatus`: nothing is left to do.",
+    ),
     "quarantine_not_found": Kind(
         404, "No such payment is in quarantine", "Read GET /api/admin/quarantine again."
     ),

@@ -29,7 +29,7 @@ from services.chassis.grpc_client import call
 
 router = APIRouter(route_class=OperatorRoute, tags=["operators"])
 
-EventStatus = Literal["received", "processed", "ignored"]
+EventStatus = Literal["received", "processed", "ignored", "failed", "set_aside"]
 QuarantineStatus = Literal["parked", "fulfilled", "refunding", "refunded"]
 ReconciliationStatus = Literal["running", "done"]
 
@@ -37,6 +37,8 @@ EVENT_STATUSES: dict[EventStatus, payments_pb2.StripeEventStatus.ValueType] = {
     "received": payments_pb2.STRIPE_EVENT_STATUS_RECEIVED,
     "processed": payments_pb2.STRIPE_EVENT_STATUS_PROCESSED,
     "ignored": payments_pb2.STRIPE_EVENT_STATUS_IGNORED,
+    "failed": payments_pb2.STRIPE_EVENT_STATUS_FAILED,
+    "set_aside": payments_pb2.STRIPE_EVENT_STATUS_SET_ASIDE,
 }
 QUARANTINE_STATUSES: dict[QuarantineStatus, payments_pb2.QuarantineStatus.ValueType] = {
     "parked": payments_pb2.QUARANTINE_STATUS_PARKED,
@@ -74,7 +76,8 @@ class Effect(ApiModel):
 
 
 class StripeEvent(ApiModel):
-    """`createdAt` is Stripe's time; `error` says why the last try failed."""
+    """`createdAt` is Stripe's time; `error` says why the last try failed; `setAsideBy` is an operator or
+    `rule`, whose decisions wait until an operator acknowledges them."""
 
     id: str
     type: str
@@ -86,6 +89,11 @@ class StripeEvent(ApiModel):
     created_at: datetime
     received_at: datetime
     processed_at: datetime | None
+    failed_at: datetime | None
+    set_aside_at: datetime | None
+    set_aside_by: str | None
+    set_aside_reason: str | None
+    acknowledged_at: datetime | None
     effects: list[Effect]
 
 
@@ -247,6 +255,24 @@ async def replay_stripe_event(request: Request, event_id: EventId, body: Because
 
 
 @router.post(
+    "/api/admin/stripe/events/{eventId}/set-aside",
+    operation_id="setAsideStripeEvent",
+    responses=operator_problems(*BODY, "stripe_event_not_found", "stripe_event_busy", "stripe_event_settled"),
+)
+async def set_aside_stripe_event(request: Request, event_id: EventId, body: Because) -> StripeEvent:
+    """Decides that an event will not be applied, or acknowledges that a rule set it aside; a replay takes it
+    up again. Done before changes nothing."""
+    answer = await call(
+        backends_of(request).payments_operator.SetAsideStripeEvent,
+        payments_pb2.SetAsideStripeEventRequest(
+            id=event_id, actor=customer_of(request).user_id, reason=body.reason
+        ),
+        timeout_seconds=PAYMENTS_SECONDS,
+    )
+    return _as_event(answer.event)
+
+
+@router.post(
     "/api/admin/stripe/events/replay",
     operation_id="replayStripeEvents",
     responses=operator_problems(*BODY),
@@ -396,6 +422,11 @@ def _as_event(event: payments_pb2.StripeEvent) -> StripeEvent:
         created_at=as_time(event.created_at),
         received_at=as_time(event.received_at),
         processed_at=as_time(event.processed_at) if event.HasField("processed_at") else None,
+        failed_at=as_time(event.failed_at) if event.HasField("failed_at") else None,
+        set_aside_at=as_time(event.set_aside_at) if event.HasField("set_aside_at") else None,
+        set_aside_by=event.set_aside_by or None,
+        set_aside_reason=event.set_aside_reason or None,
+        acknowledged_at=as_time(event.acknowledged_at) if event.HasField("acknowledged_at") else None,
         effects=[Effect(kind=effect.kind, id=effect.id, change=effect.change) for effect in event.effects],
     )
 

@@ -91,6 +91,7 @@ async def serve(settings: Settings) -> None:
         keyring=keyring,
         looker=looker,
         lease_seconds=settings.event_lease_seconds,
+        livemode=settings.livemode,
         after_commit=tell_changes,
     )
     reconciler = Reconciler(

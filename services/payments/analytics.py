@@ -90,7 +90,7 @@ _COUNT = statement("""
             count(*) AS received,
             count(*) FILTER (WHERE status = 'processed') AS processed,
             count(*) FILTER (WHERE status = 'ignored') AS ignored,
-            count(*) FILTER (WHERE status = 'received' AND has_failed) AS failing,
+            count(*) FILTER (WHERE status = 'failed' OR status = 'received' AND has_failed) AS failing,
             percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY lag_ms) AS lag_ms,
             percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY processing_ms)
                 FILTER (WHERE processing_ms IS NOT NULL) AS processing_ms

@@ -27,6 +27,7 @@ CALLERS: Callers = {
         "ListStripeEvents": _FOR_OPERATORS,
         "GetStripeEvent": _FOR_OPERATORS,
         "ReplayStripeEvents": _FOR_OPERATORS,
+        "SetAsideStripeEvent": _FOR_OPERATORS,
         "ListQuarantine": _FOR_OPERATORS,
         "ResolveQuarantine": _FOR_OPERATORS,
         "StartReconciliation": _FOR_OPERATORS,

@@ -100,6 +100,14 @@ def stripe_event_not_found() -> NotFound:
     return NotFound("STRIPE_EVENT_NOT_FOUND", "no such event was received")
 
 
+def stripe_event_settled(status: str) -> Conflict:
+    return Conflict("STRIPE_EVENT_SETTLED", "the event was applied or is nothing of the shop", status=status)
+
+
+def stripe_event_busy() -> Conflict:
+    return Conflict("STRIPE_EVENT_BUSY", "the event is being handled right now")
+
+
 def quarantine_not_found() -> NotFound:
     return NotFound("QUARANTINE_NOT_FOUND", "no such payment is in quarantine")
 
@@ -135,10 +143,15 @@ class LeaseLost(Conflict):
 
 
 class StripeUnknown(OutcomeUnknown):
-    """The call may or may not have taken effect: only the same key or Stripe's listing can tell."""
+    """The call may or may not have taken effect: only the same key or Stripe's listing can tell. `said` is
+    Stripe's own message, `request_id` what its support asks for."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__("STRIPE_OUTCOME_UNKNOWN", f"Stripe gave no definite answer: {why}", why=why)
+    def __init__(self, why: str, *, said: str = "", request_id: str = "") -> None:
+        super().__init__(
+            "STRIPE_OUTCOME_UNKNOWN",
+            _with_words(f"Stripe gave no definite answer: {why}", said, request_id),
+            **_given(why=why, stripe_message=said, stripe_request_id=request_id),
+        )
 
 
 class StripeBusy(StripeUnknown):
@@ -149,9 +162,30 @@ class StripeKeySpent(StripeUnknown):
     """The key only gives its stored failure, or belongs to other parameters: the listing decides."""
 
 
+class StripeMalformed(StripeUnknown):
+    """An answer of a shape that we do not know: waiting does not mend it."""
+
+
 class StripeRefused(Rejected):
     """A definite no: nothing was done."""
 
-    def __init__(self, code: str) -> None:
-        super().__init__("STRIPE_REFUSED", f"Stripe refused the request: {code}", code=code)
+    def __init__(self, code: str, *, said: str = "", request_id: str = "") -> None:
+        super().__init__(
+            "STRIPE_REFUSED",
+            _with_words(f"Stripe refused the request: {code}", said, request_id),
+            **_given(code=code, stripe_message=said, stripe_request_id=request_id),
+        )
         self.code = code
+
+
+class StripeMissing(StripeRefused):
+    """There is no such object, says the account whose key we use."""
+
+
+def _with_words(message: str, said: str, request_id: str) -> str:
+    message += f": {said}" if said else ""
+    return message + (f" ({request_id})" if request_id else "")
+
+
+def _given(**fields: str) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if value}

@@ -1,9 +1,10 @@
 """What this service listens to: Stripe's events, out of the table where webhooks.py keeps them.
 
-States of an event: received → processed | ignored; an operator's replay makes it received again. A worker
-claims events under a lease, reads each one (looks.py, which may ask Stripe) and gives it one transaction:
-effects, outbox and the mark. A failure rolls all of it back, is kept on the row and tried again with a
-growing pause, for ever; ten failures raise an alert. A crash leaves the lease to run out.
+States of an event: received → processed | ignored | failed → set_aside; an operator's replay makes it
+received again. A worker claims events under a lease, reads each one (looks.py, which may ask Stripe) and
+gives it one transaction: effects, outbox and the mark. A failure rolls all of it back, is kept on the row and
+tried again by the common schedule (chassis/backoff.py): fast at first; then it has `failed`, is tried slowly,
+and stands on the operators' list until it is applied or set aside. A crash leaves the lease to run out.
 
 Failpoints: payments.event.applied (before the commit), payments.event.committed.
 """
@@ -17,16 +18,17 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import failpoints, logs, tracing
+from services.chassis import backoff, failpoints, logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.metrics import timing
 from services.chassis.outages import is_outage, lasting
 from services.chassis.workers import Worker
-from services.payments import findings, metrics, rules
+from services.payments import findings, metrics
 from services.payments.commands import events
 from services.payments.commands.events import ClaimedEvent
 from services.payments.commands.settlement import settle
+from services.payments.errors import LeaseLost, StripeMalformed, StripeMissing, StripeUnknown
 from services.payments.findings import NOT_OURS, Outcome, Settlement
 from services.payments.looks import Findings, Looker
 from services.payments.stripe_objects import Fields, Malformed
@@ -37,8 +39,12 @@ log = logs.get(__name__)
 TICK_SECONDS = 1.0
 # As many as are handled at the same time: nothing waits under a lease that runs out.
 _AT_ONCE = 4
-_LONGEST_BACKOFF_SECONDS = 300.0
-_ALERT_AFTER = 10
+# Of what failed because Stripe or the database was away: it is over when they are back.
+_LONGEST_OUTAGE_PAUSE_SECONDS = 300.0
+# After so many tries an event whose object Stripe does not have is set aside, in test mode; so often within
+# an hour. Beyond that it is not an object that is missing, but the key that is another one.
+_MISSING_TRIES = 3
+_MISSING_AN_HOUR = 10
 
 Reader = Callable[[Looker, Fields], Awaitable[Findings]]
 
@@ -82,17 +88,20 @@ class EventWorker:
         keyring: Keyring,
         looker: Looker,
         lease_seconds: float,
+        livemode: bool,
         after_commit: Callable[[], None],
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._looker = looker
         self._lease_seconds = lease_seconds
+        self._livemode = livemode
         self._after_commit = after_commit
         self._claiming = Worker("events.handle", self._take_due, tick_seconds=TICK_SECONDS)
         self._handling: asyncio.TaskGroup
         self._free = _AT_ONCE
         self._may_be_more = False
+        metrics.expect_events(READERS)
 
     def wake(self) -> None:
         """There are events that nobody has looked at."""
@@ -187,33 +196,76 @@ class EventWorker:
         return findings.together([await settle(connection, finding) for finding in found])
 
     async def _again(self, event: ClaimedEvent, error: Exception) -> None:
-        delay = rules.backoff_seconds(event.attempts, longest=_LONGEST_BACKOFF_SECONDS)
-        report = log.error if event.attempts >= _ALERT_AFTER else log.warning
+        is_missing = is_set_aside_by_rule(error, livemode=self._livemode, attempts=event.attempts)
+        if is_missing and await self._set_aside(event, error):
+            return
+        pause = backoff.DEFAULT.pause_after(event.attempts)
+        seconds = (
+            min(pause.seconds, _LONGEST_OUTAGE_PAUSE_SECONDS) if _passes_by_itself(error) else pause.seconds
+        )
+        report = log.error if pause.needs_operator else log.warning
         described = _describe(error)
         report(
-            "stripe_event.retry",
+            "stripe_event.failed" if pause.needs_operator else "stripe_event.retry",
             event_id=event.id,
             type=event.type,
             attempts=event.attempts,
-            delay_seconds=delay,
+            delay_seconds=seconds,
             error=described,
         )
-        metrics.count_event_failure(_type_of(event))
+        metrics.count_event_failure(event_label(event.type))
         async with self._database.worker() as connection:
-            await events.retry_event(connection, event, error=described, delay_seconds=delay)
+            await events.retry_event(
+                connection,
+                event,
+                error=described,
+                delay_seconds=seconds,
+                has_failed=pause.needs_operator,
+            )
+
+    async def _set_aside(self, event: ClaimedEvent, error: Exception) -> bool:
+        described = _describe(error)
+        try:
+            async with self._database.worker() as connection:
+                is_aside = await events.set_aside_by_rule(
+                    connection, event, error=described, at_most_an_hour=_MISSING_AN_HOUR
+                )
+        except LeaseLost:
+            # It is with another worker: nothing is left to keep here.
+            return True
+        report = log.warning if is_aside else log.error
+        report(
+            "stripe_event.set_aside" if is_aside else "stripe_event.missing_burst",
+            event_id=event.id,
+            type=event.type,
+            error=described,
+        )
+        return is_aside
+
+
+def is_set_aside_by_rule(error: Exception, *, livemode: bool, attempts: int) -> bool:
+    """Test data are deleted, and other programs share the account; of real money an operator decides."""
+    return isinstance(error, StripeMissing) and not livemode and attempts >= _MISSING_TRIES
+
+
+def _passes_by_itself(error: Exception) -> bool:
+    """Whether the other side was not there, or not ready: it says nothing about the event."""
+    if isinstance(error, StripeUnknown):
+        return not isinstance(error, StripeMalformed)
+    return is_outage(error)
 
 
 def _count(event: ClaimedEvent, outcome: Outcome) -> None:
-    metrics.count_event(_type_of(event), outcome.settlement.name.lower())
+    metrics.count_event(event_label(event.type), outcome.settlement.name.lower())
     metrics.observe_lag(event.received_at)
     for effect in outcome.effects:
         if effect.kind == "quarantine":
             metrics.count_quarantined(effect.change)
 
 
-def _type_of(event: ClaimedEvent) -> str:
+def event_label(event_type: str) -> str:
     """Few, for a metric."""
-    return event.type if event.type in READERS else "other"
+    return event_type if event_type in READERS else "other"
 
 
 def _object_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:

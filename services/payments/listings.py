@@ -27,6 +27,11 @@ class StoredEvent:
     error: str | None
     received_at: datetime
     processed_at: datetime | None
+    failed_at: datetime | None
+    set_aside_at: datetime | None
+    set_aside_by: str | None
+    set_aside_reason: str | None
+    acknowledged_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,11 @@ _EVENT_FAILURES = Counter(
     "Attempts to handle one of Stripe's events that failed, and are repeated.",
     ["type"],
 )
+_FAILED = Gauge(
+    "aishop_payments_stripe_events_failed",
+    "Events whose fast tries are spent, and that no operator set aside.",
+    ["type"],
+)
 _QUARANTINED = Counter(
     "aishop_payments_quarantined_total", "Payments that fit nothing, by what is wrong with them.", ["reason"]
 )
@@ -85,6 +90,12 @@ def observe_delivery(created: int) -> None:
 
 def count_event(event_type: str, outcome: str) -> None:
     _EVENTS.labels(type=event_type, outcome=outcome).inc()
+
+
+def expect_events(types: Iterable[str]) -> None:
+    """Each type stands at 0 until an event of it fails: a series that is missing says nothing."""
+    for event_type in types:
+        _FAILED.labels(type=event_type)
 
 
 def observe_lag(received_at: datetime) -> None:
@@ -155,7 +166,10 @@ READINGS: tuple[Reading, ...] = (
             max(attempts) AS attempts
         FROM stripe_events WHERE status = 'received'""",
         {
-            "waiting": Gauge("aishop_payments_stripe_events_waiting", "Events that are yet to be settled."),
+            "waiting": Gauge(
+                "aishop_payments_stripe_events_waiting",
+                "Events that are yet to be settled, without those that failed.",
+            ),
             "oldest": Gauge(
                 "aishop_payments_stripe_event_oldest_seconds",
                 "Age of the event that has been waiting the longest since it came.",
@@ -164,6 +178,23 @@ READINGS: tuple[Reading, ...] = (
                 "aishop_payments_stripe_event_attempts",
                 "How often the waiting event that was tried most was tried.",
             ),
+        },
+    ),
+    Reading(
+        "failed stripe events",
+        "SELECT type, count(*) AS failed FROM stripe_events WHERE status = 'failed' GROUP BY type",
+        {"failed": _FAILED},
+    ),
+    Reading(
+        "stripe events set aside",
+        """
+        SELECT count(*) AS unseen FROM stripe_events
+        WHERE status = 'set_aside' AND acknowledged_at IS NULL""",
+        {
+            "unseen": Gauge(
+                "aishop_payments_stripe_events_set_aside_unseen",
+                "Events that a rule set aside and no operator acknowledged.",
+            )
         },
     ),
     Reading(

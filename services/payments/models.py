@@ -158,10 +158,35 @@ stripe_events = Table(
     Column("processed_at", TIMESTAMP(timezone=True)),
     # Under which it was handled.
     Column("trace_id", Text),
-    CheckConstraint("status IN ('received', 'processed', 'ignored')", name="known_status"),
-    CheckConstraint("(status = 'received') = (processed_at IS NULL)", name="settled_has_a_time"),
+    # Since when its fast tries are spent.
+    Column("failed_at", TIMESTAMP(timezone=True)),
+    Column("set_aside_at", TIMESTAMP(timezone=True)),
+    # An operator, or "rule".
+    Column("set_aside_by", Text),
+    Column("set_aside_reason", Text),
+    # When an operator decided, or saw what a rule had decided.
+    Column("acknowledged_at", TIMESTAMP(timezone=True)),
+    CheckConstraint(
+        "status IN ('received', 'processed', 'ignored', 'failed', 'set_aside')", name="known_status"
+    ),
+    CheckConstraint("(status IN ('received', 'failed')) = (processed_at IS NULL)", name="settled_has_a_time"),
     CheckConstraint("attempts >= 0", name="attempts_not_negative"),
-    Index("idx_stripe_events_due", "lease_until", postgresql_where=text("status = 'received'")),
+    CheckConstraint("status <> 'failed' OR failed_at IS NOT NULL", name="failed_has_a_time"),
+    CheckConstraint(
+        "status <> 'set_aside' OR num_nonnulls(set_aside_at, set_aside_by, set_aside_reason) = 3",
+        name="set_aside_says_who_and_why",
+    ),
+    CheckConstraint(
+        "status <> 'set_aside' OR set_aside_by = 'rule' OR acknowledged_at IS NOT NULL",
+        name="operators_acknowledge",
+    ),
+    Index(
+        "idx_stripe_events_unsettled",
+        text("(status = 'failed')"),
+        "lease_until",
+        postgresql_where=text("status IN ('received', 'failed')"),
+    ),
+    Index("idx_stripe_events_set_aside", "set_aside_at", postgresql_where=text("status = 'set_aside'")),
     Index("idx_stripe_events_received", "received_at", "id"),
     Index("idx_stripe_events_object", "object_id"),
     Index("idx_stripe_events_payment_intent", "payment_intent_id"),

@@ -24,7 +24,7 @@ from services.payments.errors import StripeRefused
 from services.payments.events import READERS, payload_place
 from services.payments.findings import Finding, SessionFound
 from services.payments.looks import Looker
-from services.payments.stripe_client import CALL_SECONDS, Stripe
+from services.payments.stripe_client import CALL_SECONDS, MAX_EVENT_TYPES, Stripe
 from services.payments.stripe_objects import Fields, Malformed
 from services.payments.traces import trace_of
 from services.payments.webhooks import envelope_of
@@ -100,7 +100,8 @@ class Reconciler:
         sealed = self._keyring.seal(body, place=payload_place(envelope.id))
         async with self._database.worker_statement() as connection:
             is_new = await events.receive_event(connection, envelope, sealed_payload=sealed)
-        self._wake_events()
+        if envelope.is_ours:
+            self._wake_events()
         return is_new
 
     async def settle(self, findings: Sequence[Finding]) -> list[str]:
@@ -151,18 +152,20 @@ class _Run:
         report("reconciliation.done", run_id=str(self._run.id), drift=dict(self._drift), **self._counts)
 
     async def _compare_events(self, since: datetime, *, undelivered: bool) -> None:
-        """Newest first, so that what a customer waits for comes first."""
-        listed = self._owner._stripe.list_events(
-            list(READERS), since=since, undelivered=undelivered, page_seconds=CALL_SECONDS
-        )
-        async for chunk in _chunks(listed):
-            self._counts["events_seen"] += len(chunk)
-            for event in await self._owner.missing_of(chunk):
-                if not self._is_in_flight(event) and await self._owner.keep_event(event):
-                    self._kept.append(event["id"])
-                    self._counts["events_missing"] += 1
-                    self._drift[f"event: {event['type']}"] += 1
-            await self._keep(self._percent_at(chunk[-1]))
+        """Newest first, so that what a customer waits for comes first; in portions of as many types as Stripe
+        takes at once."""
+        for types in portions(tuple(READERS)):
+            listed = self._owner._stripe.list_events(
+                types, since=since, undelivered=undelivered, page_seconds=CALL_SECONDS
+            )
+            async for chunk in _chunks(listed):
+                self._counts["events_seen"] += len(chunk)
+                for event in await self._owner.missing_of(chunk):
+                    if not self._is_in_flight(event) and await self._owner.keep_event(event):
+                        self._kept.append(event["id"])
+                        self._counts["events_missing"] += 1
+                        self._drift[f"event: {event['type']}"] += 1
+                await self._keep(self._percent_at(chunk[-1]))
 
     def _is_in_flight(self, event: Fields) -> bool:
         created = datetime.fromtimestamp(event["created"], UTC)
@@ -253,6 +256,11 @@ def _seen(found: SessionFound) -> _Look:
         return found
 
     return _Look(found.session.id, find)
+
+
+def portions(types: Sequence[str]) -> list[Sequence[str]]:
+    """As many types as one listing takes, the first ones first."""
+    return [types[start : start + MAX_EVENT_TYPES] for start in range(0, len(types), MAX_EVENT_TYPES)]
 
 
 async def _chunks(events: AsyncIterator[Fields]) -> AsyncIterator[list[Fields]]:

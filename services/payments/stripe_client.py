@@ -6,6 +6,7 @@ later, any other `StripeUnknown` leaves open whether the call took effect. Whoev
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, cast
@@ -18,7 +19,14 @@ from stripe import HTTPXClient, StripeClient
 from services.chassis import tracing
 from services.chassis.ids import uuid7
 from services.payments import metrics, rules, stripe_objects
-from services.payments.errors import StripeBusy, StripeKeySpent, StripeRefused, StripeUnknown
+from services.payments.errors import (
+    StripeBusy,
+    StripeKeySpent,
+    StripeMalformed,
+    StripeMissing,
+    StripeRefused,
+    StripeUnknown,
+)
 from services.payments.rules import Checkout, Line
 from services.payments.stripe_objects import (
     Charge,
@@ -42,6 +50,9 @@ _PAGE = 100
 _MAX_PAGES = 200
 # A month of a busy shop: whoever lists events has a deadline for each page, and keeps what was read.
 _MAX_EVENT_PAGES = 100_000
+
+# docs.stripe.com/api/events/list#list_events-types
+MAX_EVENT_TYPES = 20
 
 _Answer = TypeVar("_Answer")
 _Parsed = TypeVar("_Parsed")
@@ -196,8 +207,9 @@ class Stripe:
     def list_events(
         self, types: Sequence[str], *, since: datetime, undelivered: bool = False, page_seconds: float
     ) -> AsyncIterator[Fields]:
-        """Stripe's events of some types, the newest first, as they would have come by webhook. Stripe keeps
-        them for 30 days. Each page has a deadline of its own."""
+        """Stripe's events of 20 types at most, the newest first, as they would have come by webhook. Stripe
+        keeps them for 30 days. Each page has a deadline of its own."""
+        assert len(types) <= MAX_EVENT_TYPES, "Stripe refuses more"
         params: dict[str, Any] = {"types": list(types), "created": {"gte": int(since.timestamp())}}
         params |= {"delivery_success": False} if undelivered else {}
         return self._pages(
@@ -299,16 +311,32 @@ async def _answer_or_meaning(call: Awaitable[_Answer], deadline: float) -> _Answ
 def _meaning(error: stripe.StripeError) -> StripeUnknown | StripeRefused:
     """What an error of the official client says about the effect of the call."""
     status = error.http_status
+    words = {"said": _words_of(error), "request_id": error.request_id or ""}
     if isinstance(error, stripe.IdempotencyError):
-        return StripeKeySpent("the key belongs to other parameters")
+        return StripeKeySpent("the key belongs to other parameters", **words)
     if status == 409 or isinstance(error, stripe.RateLimitError):
-        return StripeBusy(f"http_{status}")
+        return StripeBusy(f"http_{status}", **words)
     if status is not None and status >= 500 and _is_replayed(error):
-        return StripeKeySpent("a stored failure")
+        return StripeKeySpent("a stored failure", **words)
     if isinstance(error, (stripe.InvalidRequestError, stripe.CardError)):
-        return StripeRefused(error.code or f"http_{status}")
+        # 404 for what the address names, 400 for what a parameter names.
+        kind = StripeMissing if error.code == "resource_missing" else StripeRefused
+        return kind(error.code or f"http_{status}", **words)
     # 401 and 403 too: a key that is being rolled is no reason to fail a customer's checkout.
-    return StripeUnknown(f"http_{status}" if status else type(error).__name__)
+    return StripeUnknown(f"http_{status}" if status else type(error).__name__, **words)
+
+
+_MAX_WORDS = 300
+_ADDRESS = re.compile(r"\S+@\S+")
+_SECRET = re.compile(r"\b(?:sk|rk|pk|whsec)_\S+")
+
+
+def _words_of(error: stripe.StripeError) -> str:
+    """Stripe's message for an operator: without what it repeats of addresses and keys."""
+    if error.http_status is None or error.code == "email_invalid":
+        return ""
+    words = " ".join((error.user_message or "").split())
+    return _SECRET.sub("<key>", _ADDRESS.sub("<address>", words))[:_MAX_WORDS]
 
 
 def _is_replayed(error: stripe.StripeError) -> bool:
@@ -319,4 +347,4 @@ def _parsed(answer: Any, parse: Callable[[Fields], _Parsed]) -> _Parsed:
     try:
         return parse(answer.to_dict())
     except Malformed as error:
-        raise StripeUnknown(f"malformed answer: {error}") from error
+        raise StripeMalformed(f"malformed answer: {error}") from error

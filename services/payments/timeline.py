@@ -43,7 +43,8 @@ _ROWS = """
     SELECT s.received_at, 1, 'stripe_event', s.id, k.order_id,
         coalesce(s.trace_id, split_part(k.traceparent, '-', 2)),
         jsonb_build_object('type', s.type, 'status', s.status, 'attempts', s.attempts, 'error', s.error,
-            'object_id', s.object_id, 'effects', (
+            'object_id', s.object_id, 'set_aside_by', s.set_aside_by, 'set_aside_reason', s.set_aside_reason,
+            'effects', (
                 SELECT string_agg((f ->> 'kind') || ' ' || (f ->> 'change'), '; ')
                 FROM jsonb_array_elements(s.effects) f))
     FROM (SELECT id, max(order_id::text)::uuid AS order_id, max(traceparent) AS traceparent FROM (
@@ -113,6 +114,8 @@ def _checkout(fields: Fields) -> str:
 
 def _event(fields: Fields) -> str:
     said = f"Stripe told {fields['type']}: {fields.get('effects') or 'nothing new'}"
+    if fields["status"] == "set_aside":
+        return f"{said}; set aside by {fields['set_aside_by']}: {fields['set_aside_reason']}"
     return f"{said}; tried again: {fields['error']}" if "error" in fields else said
 
 

@@ -34,7 +34,7 @@ from services.chassis.rates import LocalBuckets, Rate, Try
 from services.payments import metrics
 from services.payments.commands import events
 from services.payments.commands.events import Envelope
-from services.payments.events import payload_place
+from services.payments.events import READERS, event_label, payload_place
 
 log = logs.get(__name__)
 
@@ -120,6 +120,8 @@ def envelope_of(event: dict[str, Any]) -> Envelope:
         id=_label(event.get("id")),
         type=_label(event.get("type")),
         created=created,
+        # The owner of a connected account may write our metadata on payments of his own.
+        is_ours=event.get("type") in READERS and event.get("account") is None,
         **_subject(event),
     )
 
@@ -216,7 +218,10 @@ class Receiver:
         metrics.count_webhook("received" if is_new else "known")
         if is_new:
             metrics.observe_delivery(envelope.created)
-        self._wake()
+        if envelope.is_ours:
+            self._wake()
+        elif is_new:
+            metrics.count_event(event_label(envelope.type), "not_ours")
         return JSONResponse({"received": True})
 
 

@@ -83,6 +83,7 @@ OPERATOR = {
     "GET /api/admin/stripe/events",
     "GET /api/admin/stripe/events/{eventId}",
     "POST /api/admin/stripe/events/{eventId}/replay",
+    "POST /api/admin/stripe/events/{eventId}/set-aside",
     "POST /api/admin/stripe/events/replay",
     "GET /api/admin/quarantine",
     "POST /api/admin/quarantine/{quarantineId}/fulfil",

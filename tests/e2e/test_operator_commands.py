@@ -16,7 +16,8 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from deploy.local import tokens
+from deploy.local import audit, tokens
+from deploy.local.audit import events
 from deploy.local.ephemeral import RunningStack, wait_until
 from deploy.local.operator.client import operator_id
 from deploy.local.parts import ROOT, base_environment
@@ -211,6 +212,35 @@ async def test_events_are_listed_shown_and_replayed(stack: RunningStack, custome
     query = "SELECT reason FROM audit_log WHERE actor = %s AND subject = %s ORDER BY seq"
     audited = [row["reason"] for row in rows(stack, "payments", query, OPERATOR, event_id)]
     assert audited == ["all of them", "this one"]
+
+
+async def test_an_event_that_cannot_be_applied_is_set_aside(stack: RunningStack) -> None:
+    """Until an operator decides, the audit names it as a finding; then as a note."""
+    file = ("--stack", str(stack.data / "stack.json"))
+    event_id = f"evt_{uuid4().hex}"
+    with psycopg.connect(stack.file.database_urls["payments"]) as connection:
+        connection.execute(
+            "INSERT INTO stripe_events (id, type, created, payload, status, attempts, error, failed_at,"
+            " lease_until) VALUES (%s, 'invoice.paid', now(), '', 'failed', 12, 'Malformed: odd', now(),"
+            " now() + interval '1 day')",
+            [event_id],
+        )
+    with audit.snapshots(stack.file.database_urls) as databases:
+        [finding] = [found for check in events.CHECKS for found in check(databases)]
+    assert finding.where == f"event {event_id}"
+    listed = json.loads((await aishop("events", "list", "--status", "failed", "--json", *file)).out)
+    assert [event["id"] for event in listed] == [event_id]
+    done = await aishop("events", "set-aside", event_id, "--reason", "a test object", "--json", *file)
+    event = json.loads(done.out)
+    assert (event["status"], event["setAsideBy"]) == ("set_aside", OPERATOR)
+    with audit.snapshots(stack.file.database_urls) as databases:
+        assert [found for check in events.CHECKS for found in check(databases)] == []
+        assert events.notes(databases) == [
+            f"event {event_id} (invoice.paid) was set aside by {OPERATOR}: a test object"
+        ]
+    # Nothing can be read of it: it does not wait for the next test.
+    with psycopg.connect(stack.file.database_urls["payments"]) as connection:
+        connection.execute("DELETE FROM stripe_events WHERE id = %s", [event_id])
 
 
 async def test_replay_says_what_still_waits_and_why(stack: RunningStack, customer: Customer) -> None:

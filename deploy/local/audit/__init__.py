@@ -12,7 +12,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.audit import across, grants, operators, refunds, wallet, within
+from deploy.local.audit import across, events, grants, operators, refunds, wallet, within
 from deploy.local.audit.snapshot import Finding, Snapshots, snapshots
 from deploy.local.stackfile import StackFile
 
@@ -22,6 +22,7 @@ CHECKS = (
     *across.CHECKS,
     *grants.CHECKS,
     *refunds.CHECKS,
+    *events.CHECKS,
     *operators.CHECKS,
 )
 _SECOND_LOOK_SECONDS = 2.0
@@ -45,7 +46,7 @@ def report(database_urls: Mapping[str, str], as_json: bool) -> int:
         print(json.dumps([asdict(finding) for finding in findings], default=str))
     else:
         _print(findings)
-        _print_heads(database_urls)
+        _print_notes(database_urls)
     return 1 if findings else 0
 
 
@@ -78,10 +79,16 @@ def _print(findings: list[Finding]) -> None:
     )
 
 
-def _print_heads(database_urls: Mapping[str, str]) -> None:
-    """To be noted elsewhere: whoever cuts an audit log short leaves a chain that holds, and another head."""
-    console = Console(highlight=False, soft_wrap=True)
+def _print_notes(database_urls: Mapping[str, str]) -> None:
+    """What operators decided that breaks nothing; and the heads, to be noted elsewhere: whoever cuts an audit
+    log short leaves a chain that holds, and another head."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     with snapshots(database_urls) as databases:
+        decided = events.notes(databases)
+        for note in decided[:_SHOWN]:
+            console.print(f"acknowledged: {note}")
+        if len(decided) > _SHOWN:
+            console.print(f"acknowledged: {len(decided) - _SHOWN} more, see `aishop events list`")
         for head in operators.heads(databases):
             console.print(f"audit log of {head.database}: {head.seq} entries, the last is {head.hash}")
 

@@ -41,7 +41,7 @@ def replay(
         print_json({"events": events, "skipped": skipped})
     else:
         _print(events)
-    waiting = sum(event["status"] == "received" for event in events)
+    waiting = sum(event["status"] in ("received", "failed") for event in events)
     _complain(skipped, waiting)
     if skipped or waiting:
         raise typer.Exit(1)

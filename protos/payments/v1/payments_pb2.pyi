@@ -144,6 +144,10 @@ class _StripeEventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Str
     STRIPE_EVENT_STATUS_PROCESSED: _StripeEventStatus.ValueType  # 2
     STRIPE_EVENT_STATUS_IGNORED: _StripeEventStatus.ValueType  # 3
     """Nothing of this shop, or a type that it has no use for."""
+    STRIPE_EVENT_STATUS_FAILED: _StripeEventStatus.ValueType  # 4
+    """Was tried for minutes; is tried again every few hours, and waits for an operator."""
+    STRIPE_EVENT_STATUS_SET_ASIDE: _StripeEventStatus.ValueType  # 5
+    """Will not be applied, unless it is replayed."""
 
 class StripeEventStatus(_StripeEventStatus, metaclass=_StripeEventStatusEnumTypeWrapper): ...
 
@@ -153,6 +157,10 @@ STRIPE_EVENT_STATUS_RECEIVED: StripeEventStatus.ValueType  # 1
 STRIPE_EVENT_STATUS_PROCESSED: StripeEventStatus.ValueType  # 2
 STRIPE_EVENT_STATUS_IGNORED: StripeEventStatus.ValueType  # 3
 """Nothing of this shop, or a type that it has no use for."""
+STRIPE_EVENT_STATUS_FAILED: StripeEventStatus.ValueType  # 4
+"""Was tried for minutes; is tried again every few hours, and waits for an operator."""
+STRIPE_EVENT_STATUS_SET_ASIDE: StripeEventStatus.ValueType  # 5
+"""Will not be applied, unless it is replayed."""
 Global___StripeEventStatus: _TypeAlias = StripeEventStatus  # noqa: Y015
 
 class _QuarantineStatus:
@@ -1076,6 +1084,11 @@ class StripeEvent(_message.Message):
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     PROCESSED_AT_FIELD_NUMBER: _builtins.int
     EFFECTS_FIELD_NUMBER: _builtins.int
+    FAILED_AT_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_AT_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_BY_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_REASON_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     type: _builtins.str
     status: Global___StripeEventStatus.ValueType
@@ -1084,16 +1097,29 @@ class StripeEvent(_message.Message):
     payment_intent_id: _builtins.str
     attempts: _builtins.int
     error: _builtins.str
+    set_aside_by: _builtins.str
+    """An operator, or "rule"."""
+    set_aside_reason: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def processed_at(self) -> _timestamp_pb2.Timestamp:
-        """Absent while RECEIVED."""
+        """Absent while RECEIVED or FAILED."""
 
     @_builtins.property
     def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___StripeEventEffect]: ...
+    @_builtins.property
+    def failed_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when its fast tries are spent."""
+
+    @_builtins.property
+    def set_aside_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def acknowledged_at(self) -> _timestamp_pb2.Timestamp:
+        """When an operator decided it, or saw what the rule had decided."""
+
     def __init__(
         self,
         *,
@@ -1108,10 +1134,15 @@ class StripeEvent(_message.Message):
         received_at: _timestamp_pb2.Timestamp | None = ...,
         processed_at: _timestamp_pb2.Timestamp | None = ...,
         effects: _abc.Iterable[Global___StripeEventEffect] | None = ...,
+        failed_at: _timestamp_pb2.Timestamp | None = ...,
+        set_aside_at: _timestamp_pb2.Timestamp | None = ...,
+        set_aside_by: _builtins.str = ...,
+        set_aside_reason: _builtins.str = ...,
+        acknowledged_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "processed_at", b"processed_at", "received_at", b"received_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "created_at", b"created_at", "failed_at", b"failed_at", "processed_at", b"processed_at", "received_at", b"received_at", "set_aside_at", b"set_aside_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "created_at", b"created_at", "effects", b"effects", "error", b"error", "id", b"id", "object_id", b"object_id", "payment_intent_id", b"payment_intent_id", "processed_at", b"processed_at", "received_at", b"received_at", "status", b"status", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "attempts", b"attempts", "created_at", b"created_at", "effects", b"effects", "error", b"error", "failed_at", b"failed_at", "id", b"id", "object_id", b"object_id", "payment_intent_id", b"payment_intent_id", "processed_at", b"processed_at", "received_at", b"received_at", "set_aside_at", b"set_aside_at", "set_aside_by", b"set_aside_by", "set_aside_reason", b"set_aside_reason", "status", b"status", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1282,6 +1313,51 @@ class ReplayStripeEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplayStripeEventsResponse: _TypeAlias = ReplayStripeEventsResponse  # noqa: Y015
+
+@_typing.final
+class SetAsideStripeEventRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAsideStripeEventRequest: _TypeAlias = SetAsideStripeEventRequest  # noqa: Y015
+
+@_typing.final
+class SetAsideStripeEventResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___StripeEvent: ...
+    def __init__(
+        self,
+        *,
+        event: Global___StripeEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAsideStripeEventResponse: _TypeAlias = SetAsideStripeEventResponse  # noqa: Y015
 
 @_typing.final
 class QuarantinedPayment(_message.Message):

@@ -667,6 +667,11 @@ class PaymentsOperatorServiceStub:
                 request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsRequest.SerializeToString,
                 response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsResponse.FromString,
                 _registered_method=True)
+        self.SetAsideStripeEvent = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsOperatorService/SetAsideStripeEvent',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.SetAsideStripeEventRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.SetAsideStripeEventResponse.FromString,
+                _registered_method=True)
         self.ListQuarantine = channel.unary_unary(
                 '/aishop.payments.v1.PaymentsOperatorService/ListQuarantine',
                 request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ListQuarantineRequest.SerializeToString,
@@ -725,6 +730,15 @@ class PaymentsOperatorServiceServicer:
 
     def ReplayStripeEvents(self, request, context):
         """Handles events once more, at most 1000 in a call; effects that exist are not made again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAsideStripeEvent(self, request, context):
+        """An operator decides that an event will not be applied, or acknowledges that a rule has set it aside.
+        Idempotent; a replay takes it up again. NOT_FOUND STRIPE_EVENT_NOT_FOUND; ABORTED STRIPE_EVENT_SETTLED when
+        it was applied or ignored, STRIPE_EVENT_BUSY while it is being handled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -800,6 +814,11 @@ def add_PaymentsOperatorServiceServicer_to_server(servicer, server):
                     servicer.ReplayStripeEvents,
                     request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsRequest.FromString,
                     response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsResponse.SerializeToString,
+            ),
+            'SetAsideStripeEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAsideStripeEvent,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.SetAsideStripeEventRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.SetAsideStripeEventResponse.SerializeToString,
             ),
             'ListQuarantine': grpc.unary_unary_rpc_method_handler(
                     servicer.ListQuarantine,
@@ -920,6 +939,33 @@ class PaymentsOperatorService:
             '/aishop.payments.v1.PaymentsOperatorService/ReplayStripeEvents',
             protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsRequest.SerializeToString,
             protos_dot_payments_dot_v1_dot_payments__pb2.ReplayStripeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAsideStripeEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsOperatorService/SetAsideStripeEvent',
+            protos_dot_payments_dot_v1_dot_payments__pb2.SetAsideStripeEventRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.SetAsideStripeEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

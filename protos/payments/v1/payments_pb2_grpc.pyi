@@ -267,6 +267,11 @@ class PaymentsOperatorServiceStub:
     """One event with its payload and what it caused. NOT_FOUND STRIPE_EVENT_NOT_FOUND."""
     ReplayStripeEvents: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReplayStripeEventsRequest, _payments_pb2.ReplayStripeEventsResponse]
     """Handles events once more, at most 1000 in a call; effects that exist are not made again."""
+    SetAsideStripeEvent: _grpc.UnaryUnaryMultiCallable[_payments_pb2.SetAsideStripeEventRequest, _payments_pb2.SetAsideStripeEventResponse]
+    """An operator decides that an event will not be applied, or acknowledges that a rule has set it aside.
+    Idempotent; a replay takes it up again. NOT_FOUND STRIPE_EVENT_NOT_FOUND; ABORTED STRIPE_EVENT_SETTLED when
+    it was applied or ignored, STRIPE_EVENT_BUSY while it is being handled.
+    """
     ListQuarantine: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListQuarantineRequest, _payments_pb2.ListQuarantineResponse]
     """Money that came and fits nothing, newest first, by keyset cursor."""
     ResolveQuarantine: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]
@@ -301,6 +306,11 @@ class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
     """One event with its payload and what it caused. NOT_FOUND STRIPE_EVENT_NOT_FOUND."""
     ReplayStripeEvents: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReplayStripeEventsRequest, _payments_pb2.ReplayStripeEventsResponse]  # type: ignore[assignment]
     """Handles events once more, at most 1000 in a call; effects that exist are not made again."""
+    SetAsideStripeEvent: _aio.UnaryUnaryMultiCallable[_payments_pb2.SetAsideStripeEventRequest, _payments_pb2.SetAsideStripeEventResponse]  # type: ignore[assignment]
+    """An operator decides that an event will not be applied, or acknowledges that a rule has set it aside.
+    Idempotent; a replay takes it up again. NOT_FOUND STRIPE_EVENT_NOT_FOUND; ABORTED STRIPE_EVENT_SETTLED when
+    it was applied or ignored, STRIPE_EVENT_BUSY while it is being handled.
+    """
     ListQuarantine: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListQuarantineRequest, _payments_pb2.ListQuarantineResponse]  # type: ignore[assignment]
     """Money that came and fits nothing, newest first, by keyset cursor."""
     ResolveQuarantine: _aio.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]  # type: ignore[assignment]
@@ -350,6 +360,17 @@ class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ReplayStripeEventsResponse, _abc.Awaitable[_payments_pb2.ReplayStripeEventsResponse]]:
         """Handles events once more, at most 1000 in a call; effects that exist are not made again."""
+
+    @_abc_1.abstractmethod
+    def SetAsideStripeEvent(
+        self,
+        request: _payments_pb2.SetAsideStripeEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.SetAsideStripeEventResponse, _abc.Awaitable[_payments_pb2.SetAsideStripeEventResponse]]:
+        """An operator decides that an event will not be applied, or acknowledges that a rule has set it aside.
+        Idempotent; a replay takes it up again. NOT_FOUND STRIPE_EVENT_NOT_FOUND; ABORTED STRIPE_EVENT_SETTLED when
+        it was applied or ignored, STRIPE_EVENT_BUSY while it is being handled.
+        """
 
     @_abc_1.abstractmethod
     def ListQuarantine(

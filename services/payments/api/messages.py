@@ -84,6 +84,8 @@ EVENT_STATUSES = {
     "received": pb.STRIPE_EVENT_STATUS_RECEIVED,
     "processed": pb.STRIPE_EVENT_STATUS_PROCESSED,
     "ignored": pb.STRIPE_EVENT_STATUS_IGNORED,
+    "failed": pb.STRIPE_EVENT_STATUS_FAILED,
+    "set_aside": pb.STRIPE_EVENT_STATUS_SET_ASIDE,
 }
 QUARANTINE_STATUSES = {
     "parked": pb.QUARANTINE_STATUS_PARKED,
@@ -162,6 +164,11 @@ def event_message(event: StoredEvent) -> pb.StripeEvent:
         received_at=timestamp(event.received_at),
         processed_at=time_or_none(event.processed_at),
         effects=[pb.StripeEventEffect(**effect) for effect in event.effects],
+        failed_at=time_or_none(event.failed_at),
+        set_aside_at=time_or_none(event.set_aside_at),
+        set_aside_by=event.set_aside_by or "",
+        set_aside_reason=event.set_aside_reason or "",
+        acknowledged_at=time_or_none(event.acknowledged_at),
     )
 
 

@@ -117,6 +117,19 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         self._wake_events()
         return pb.ReplayStripeEventsResponse(ids=replayed)
 
+    async def SetAsideStripeEvent(
+        self, request: pb.SetAsideStripeEventRequest, _context: object
+    ) -> pb.SetAsideStripeEventResponse:
+        event_id = checked_text(request.id, field="id", longest=_MAX_ID_LENGTH, shortest=1)
+        actor, reason = _who_and_why(request.actor, request.reason)
+        if actor == events.RULE:
+            raise errors.invalid_field("actor", "an operator")
+        async with self._database.worker() as connection:
+            await events.set_aside_event(connection, event_id, actor=actor, reason=reason)
+            found = await listings.find_event(connection, event_id)
+        assert found is not None, "events are never deleted"
+        return pb.SetAsideStripeEventResponse(event=event_message(found[0]))
+
     async def ListQuarantine(
         self, request: pb.ListQuarantineRequest, _context: object
     ) -> pb.ListQuarantineResponse:

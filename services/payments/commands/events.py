@@ -1,25 +1,47 @@
-"""The stored Stripe events: received once, claimed under a lease, finished or tried again."""
+"""The stored Stripe events: received once, claimed under a lease, finished, tried again, or set aside.
+
+received ──► processed | ignored
+    └──► failed ──► processed | ignored      the fast tries are spent: slowly, and on an operator's list
+             └──► set_aside                  by an operator, or by rule; a replay makes it received again
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, literal, select, update
+from sqlalchemy import ColumnElement, Row, func, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import tracing
+from services.chassis import audit_log, tracing
 from services.chassis.db import FixedSql
 from services.chassis.ids import uuid7
+from services.payments import errors
 from services.payments.errors import LeaseLost
 from services.payments.findings import Effect
 from services.payments.models import stripe_events
 
 _MAX_ERROR_LENGTH = 500
 # Stripe waits for this one: a statement that is a transaction of its own spares two round trips.
+# What nobody handles is settled by it: it must not stand in the queue before a customer's points.
 _RECEIVE = """
-    INSERT INTO stripe_events (id, type, created, object_id, payment_intent_id, payload)
-    VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"""
+    INSERT INTO stripe_events (id, type, created, object_id, payment_intent_id, payload, status, processed_at)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, CASE WHEN %s THEN now() END) ON CONFLICT DO NOTHING"""
+_UNSETTLED = ("received", "failed")
+# Who sets aside when nobody does.
+RULE = "rule"
+# Any number that nobody else locks: 4_711 is the migrations, 4_712 the relay, 4_713 the audit log.
+_RULE_LOCK = 4_729
+_OF_EARLIER_TRIES = (
+    "processed_at",
+    "error",
+    "failed_at",
+    "set_aside_at",
+    "set_aside_by",
+    "set_aside_reason",
+    "acknowledged_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +51,8 @@ class Envelope:
     id: str
     type: str
     created: int
+    # Of a type that is handled, and of our own account.
+    is_ours: bool = True
     # Stripe's ids of what it is about, where they are short enough to be ids.
     object_id: str | None = None
     payment_intent_id: str | None = None
@@ -55,6 +79,8 @@ async def receive_event(connection: FixedSql, envelope: Envelope, *, sealed_payl
             envelope.object_id,
             envelope.payment_intent_id,
             sealed_payload,
+            "received" if envelope.is_ours else "ignored",
+            not envelope.is_ours,
         ),
     )
     return cursor.rowcount == 1
@@ -63,11 +89,12 @@ async def receive_event(connection: FixedSql, envelope: Envelope, *, sealed_payl
 async def claim_events(
     connection: AsyncConnection, *, limit: int, lease_seconds: float
 ) -> Sequence[ClaimedEvent]:
-    """Leases events that are due, the longest waiting first."""
+    """Leases events that are due, the longest waiting first; those that failed are in nobody's way."""
     due = (
         select(stripe_events.c.id)
-        .where(stripe_events.c.status == "received", stripe_events.c.lease_until <= func.now())
-        .order_by(stripe_events.c.lease_until)
+        # As the index has it, so that every plan finds it.
+        .where(text("status IN ('received', 'failed')"), stripe_events.c.lease_until <= func.now())
+        .order_by(text("(status = 'failed')"), stripe_events.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -102,7 +129,7 @@ async def finish_event(
         .where(
             stripe_events.c.id == event.id,
             stripe_events.c.lease_token == event.lease_token,
-            stripe_events.c.status == "received",
+            stripe_events.c.status.in_(_UNSETTLED),
         )
         .values(
             status="ignored" if ignored else "processed",
@@ -119,9 +146,10 @@ async def finish_event(
 
 
 async def retry_event(
-    connection: AsyncConnection, event: ClaimedEvent, *, error: str, delay_seconds: float
+    connection: AsyncConnection, event: ClaimedEvent, *, error: str, delay_seconds: float, has_failed: bool
 ) -> None:
-    """Keeps why an event failed and when it is tried again."""
+    """Keeps why an event failed and when it is tried again; once its fast tries are spent it `has_failed`."""
+    failed = {"status": "failed", "failed_at": func.coalesce(stripe_events.c.failed_at, func.now())}
     await connection.execute(
         update(stripe_events)
         .where(stripe_events.c.id == event.id, stripe_events.c.lease_token == event.lease_token)
@@ -129,8 +157,82 @@ async def retry_event(
             error=error[:_MAX_ERROR_LENGTH],
             lease_token=None,
             lease_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, literal(delay_seconds)),
+            **(failed if has_failed else {}),
         )
     )
+
+
+async def set_aside_event(connection: AsyncConnection, event_id: str, *, actor: str, reason: str) -> None:
+    """An operator decides that an event will not be applied, or acknowledges what a rule set aside; once more
+    changes nothing. Raises STRIPE_EVENT_NOT_FOUND, STRIPE_EVENT_BUSY, STRIPE_EVENT_SETTLED."""
+    event = await _lock_event(connection, event_id)
+    if event.status == "set_aside" and event.acknowledged_at is not None:
+        return
+    if event.status not in (*_UNSETTLED, "set_aside"):
+        raise errors.stripe_event_settled(event.status)
+    if event.is_leased:
+        raise errors.stripe_event_busy()
+    values = {"set_aside_by": actor, "set_aside_reason": reason, "acknowledged_at": func.now()}
+    await _set_aside(connection, event_id, **values)
+    await audit_log.append(
+        connection,
+        actor=actor,
+        action="stripe_event.set_aside",
+        subject=event_id,
+        reason=reason,
+        details={"type": event.type, "was": event.status, "error": event.error or ""},
+    )
+
+
+async def _lock_event(connection: AsyncConnection, event_id: str) -> Row[Any]:
+    columns = stripe_events.c
+    is_leased = columns.lease_token.is_not(None) & (columns.lease_until > func.now())
+    query = select(
+        columns.type, columns.status, columns.error, columns.acknowledged_at, is_leased.label("is_leased")
+    )
+    event = (await connection.execute(query.where(columns.id == event_id).with_for_update())).one_or_none()
+    if event is None:
+        raise errors.stripe_event_not_found()
+    return event
+
+
+async def _set_aside(connection: AsyncConnection, event_id: str, **values: Any) -> None:
+    at = func.coalesce(stripe_events.c.set_aside_at, func.now())
+    await connection.execute(
+        update(stripe_events)
+        .where(stripe_events.c.id == event_id)
+        .values(status="set_aside", set_aside_at=at, processed_at=func.now(), lease_token=None, **values)
+    )
+
+
+async def set_aside_by_rule(
+    connection: AsyncConnection, event: ClaimedEvent, *, error: str, at_most_an_hour: int
+) -> bool:
+    """Sets a claimed event aside until an operator acknowledges it; False when the rule has done so too often
+    within the last hour: then something else is wrong than one object. LeaseLost when it was taken over."""
+    recent = select(func.count()).where(
+        stripe_events.c.set_aside_by == RULE, stripe_events.c.set_aside_at > func.now() - timedelta(hours=1)
+    )
+    # One at a time: two that count at once would both be the last.
+    await connection.execute(select(func.pg_advisory_xact_lock(_RULE_LOCK)))
+    if (await connection.execute(recent)).scalar_one() >= at_most_an_hour:
+        return False
+    held = select(stripe_events.c.id).where(
+        stripe_events.c.id == event.id, stripe_events.c.lease_token == event.lease_token
+    )
+    if (await connection.execute(held.with_for_update())).one_or_none() is None:
+        raise LeaseLost
+    why = {"set_aside_by": RULE, "set_aside_reason": "Stripe has no such object", "acknowledged_at": None}
+    await _set_aside(connection, event.id, error=error[:_MAX_ERROR_LENGTH], **why)
+    await audit_log.append(
+        connection,
+        actor=RULE,
+        action="stripe_event.set_aside",
+        subject=event.id,
+        reason="Stripe has no such object",
+        details={"type": event.type, "error": error[:_MAX_ERROR_LENGTH], "attempts": event.attempts},
+    )
+    return True
 
 
 async def replay_events(connection: AsyncConnection, chosen: ColumnElement[bool], *, limit: int) -> list[str]:
@@ -140,7 +242,12 @@ async def replay_events(connection: AsyncConnection, chosen: ColumnElement[bool]
     rows = await connection.execute(
         update(stripe_events)
         .where(stripe_events.c.id == ids.with_for_update(skip_locked=True).cte("chosen").c.id)
-        .values(status="received", processed_at=None, attempts=0, error=None, lease_until=func.now())
+        .values(
+            status="received",
+            attempts=0,
+            lease_until=func.now(),
+            **dict.fromkeys(_OF_EARLIER_TRIES),
+        )
         .returning(stripe_events.c.id)
     )
     return [str(row[0]) for row in rows]

@@ -301,6 +301,7 @@ def payments(running_payments: Payments) -> Iterator[Payments]:
     yield running_payments
     running_payments.stripe.accidents.clear()
     running_payments.stripe.before_answer = None
+    running_payments.stripe.refusals.clear()
 
 
 @pytest.fixture(scope="session")

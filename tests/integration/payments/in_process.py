@@ -146,6 +146,7 @@ class Desk:
             keyring=self._keyring,
             looker=self._looker,
             lease_seconds=_LEASE_SECONDS,
+            livemode=False,
             after_commit=_nobody_waits,
         )
         async with self._database.worker() as connection:

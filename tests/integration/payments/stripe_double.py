@@ -33,6 +33,11 @@ class StripeDouble:
         self.creations: list[tuple[str, int]] = []
         self.accidents: list[str] = []
         self.before_answer: Callable[[Fields], None] | None = None
+        # Other objects than sessions, by their id; and what is refused, by a part of its address.
+        self.objects: dict[str, Fields] = {}
+        self.refusals: dict[str, tuple[int, str, str]] = {}
+        # Each address that was asked for with GET.
+        self.looks: list[str] = []
         self._stored: dict[str, tuple[bytes, int, Fields]] = {}
 
     def of(self, checkout_id: str) -> list[Fields]:
@@ -126,16 +131,23 @@ class StripeDouble:
         return session
 
     async def retrieve(self, request: Request) -> Response:
-        session = self.sessions.get(request.path_params["id"])
-        if session is None:
-            return JSONResponse(_error("invalid_request_error", "No such session"), status_code=404)
-        return JSONResponse(session)
+        """A session or any other object, unless the test refuses to show it."""
+        path, object_id = request.url.path, request.path_params["id"]
+        self.looks.append(path)
+        for part, (status, code, message) in self.refusals.items():
+            if part in path:
+                refusal = _error("invalid_request_error", message, code or None)
+                return JSONResponse(refusal, status_code=status, headers={"Request-Id": "req_refused"})
+        found = self.sessions.get(object_id) or self.objects.get(object_id) or self._find_intent(object_id)
+        if found is None:
+            missing = _error("invalid_request_error", f"No such object: '{object_id}'", "resource_missing")
+            return JSONResponse(missing, status_code=404, headers={"Request-Id": "req_missing"})
+        return JSONResponse(found)
 
-    async def retrieve_intent(self, request: Request) -> Response:
+    def _find_intent(self, intent_id: str) -> Fields | None:
         """The payment of a completed session: under way, unless a test said otherwise."""
-        named = request.path_params["id"]
-        [session] = [each for each in self.sessions.values() if each["payment_intent"] == named]
-        return JSONResponse(self.intent_of_session(session))
+        paid = (each for each in self.sessions.values() if each["payment_intent"] == intent_id)
+        return next(map(self.intent_of_session, paid), None)
 
     def intent_of_session(self, session: Fields) -> Fields:
         is_paid = session["payment_status"] == "paid"
@@ -181,6 +193,7 @@ def _error(kind: str, message: str, code: str | None = None) -> Fields:
     return {"error": {"type": kind, "message": message, "code": code}}
 
 
+_KINDS = ("payment_intents", "charges", "refunds", "disputes", "invoices", "subscriptions")
 _WITHOUT_EFFECT = {
     "409": (409, _error("idempotency_error", "in progress", "idempotency_key_in_use")),
     "429": (429, _error("invalid_request_error", "slow down", "rate_limit")),
@@ -198,7 +211,7 @@ def running_double() -> Iterator[StripeDouble]:
             Route("/v1/checkout/sessions", double.create, methods=["POST"]),
             Route("/v1/checkout/sessions", double.list, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}", double.retrieve, methods=["GET"]),
-            Route("/v1/payment_intents/{id}", double.retrieve_intent, methods=["GET"]),
+            *(Route(f"/v1/{kind}/{{id}}", double.retrieve, methods=["GET"]) for kind in _KINDS),
             Route("/v1/events", double.no_events, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}/expire", double.expire, methods=["POST"]),
         ]

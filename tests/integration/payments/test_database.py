@@ -199,7 +199,7 @@ async def test_an_event_is_finished_by_whoever_holds_its_lease(database: Databas
             text("UPDATE stripe_events SET lease_token = :token WHERE id = :id"),
             {"token": holder.lease_token, "id": holder.id},
         )
-        await events.retry_event(connection, late, error="late", delay_seconds=0)
+        await events.retry_event(connection, late, error="late", delay_seconds=0, has_failed=True)
         with pytest.raises(LeaseLost):
             await events.finish_event(connection, late, ignored=False, effects=())
         await events.finish_event(connection, holder, ignored=True, effects=())

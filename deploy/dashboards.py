@@ -309,7 +309,9 @@ OPERATIONS = Dashboard(
                 "Mails",
                 {
                     "unsent": "max(aishop_orders_mails_unsent)",
+                    "put off": "max(aishop_orders_mails_put_off)",
                     "in doubt": "max(aishop_orders_mails_in_doubt)",
+                    "refused": "max(aishop_orders_mails_refused)",
                     "age of the oldest in minutes": "max(aishop_orders_mail_oldest_seconds) / 60",
                 },
             ),

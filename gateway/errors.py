@@ -236,8 +236,8 @@ KINDS: dict[str, Kind] = {
     "mail_not_found": Kind(404, "The order has no such mail", "Read GET /api/admin/mails: what is not sent."),
     "mail_not_in_doubt": Kind(
         409,
-        "The mail is not in doubt",
-        "`currentStatus` tells how it stands: only of a mail in doubt there is something to decide.",
+        "The mail is neither in doubt nor refused",
+        "`currentStatus` tells how it stands: there is something to decide of those two alone.",
     ),
     "range_too_large": Kind(
         422,

@@ -11,7 +11,8 @@ _OPEN = {
     "orders": """
         SELECT (SELECT count(*) FROM outbox WHERE sent_at IS NULL)
             + (SELECT count(*) FROM mails
-                WHERE sent_at IS NULL AND coalesce(handed_at, now()) > now() - interval '3 s')
+                WHERE sent_at IS NULL AND refused_at IS NULL
+                    AND coalesce(handed_at, now()) > now() - interval '3 s')
             + (SELECT count(*) FROM saga_runs WHERE status IN ('running', 'undoing')
                 AND NOT (step = 'await_payment' AND lease_until IS NULL))""",
     "payments": """

@@ -1,4 +1,4 @@
-"""Mails that are not known to be sent, and the operator's word about those in doubt."""
+"""Mails that are not known to be sent, and the operator's word about those in doubt or refused."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -18,13 +18,14 @@ router = APIRouter(route_class=OperatorRoute, tags=["operators"])
 
 class Mail(ApiModel):
     """`in_doubt`: the mail server may have taken it, but its answer was not heard, so that it is not sent
-    again by itself; `handed` is such a mail in its first two minutes. Its Message-ID begins with the order's
+    again by itself; `handed` is such a mail in its first two minutes. `refused`: the mail server will never
+    take it, `lastError` tells its answer. Its Message-ID begins with the order's
     id, a dot and the kind (a dot for its colon): by it the mail server's log can be searched."""
 
     order_id: str
     kind: str
     user_id: str
-    status: Literal["waiting", "handed", "in_doubt", "sent"]
+    status: Literal["waiting", "handed", "in_doubt", "refused", "sent"]
     attempts: int
     last_error: str | None
     created_at: datetime
@@ -45,7 +46,7 @@ class MailPage(ApiModel):
 async def list_mails(
     request: Request,
     status: Annotated[
-        Literal["waiting", "handed", "in_doubt"] | None,
+        Literal["waiting", "handed", "in_doubt", "refused"] | None,
         Query(description="All that are not sent, when absent."),
     ] = None,
     limit: Limit = 20,
@@ -66,7 +67,8 @@ async def list_mails(
     responses=operator_problems(*BODY, "order_not_found", "mail_not_found", "mail_not_in_doubt"),
 )
 async def send_mail_again(request: Request, order_id: OrderId, mail: MailKind, body: Because) -> Mail:
-    """Sends a mail in doubt once more, under the same Message-ID: the customer may have it twice."""
+    """Sends a mail that is in doubt or refused once more, under the same Message-ID: after a doubt the
+    customer may have it twice."""
     return await _resolve(request, order_id, mail, orders_pb2.MAIL_RESOLUTION_SEND_AGAIN, body)
 
 
@@ -76,7 +78,7 @@ async def send_mail_again(request: Request, order_id: OrderId, mail: MailKind, b
     responses=operator_problems(*BODY, "order_not_found", "mail_not_found", "mail_not_in_doubt"),
 )
 async def confirm_mail_delivered(request: Request, order_id: OrderId, mail: MailKind, body: Because) -> Mail:
-    """Says that the mail server did take a mail in doubt."""
+    """Says that the mail server did take a mail in doubt, or that a refused one is done with."""
     return await _resolve(request, order_id, mail, orders_pb2.MAIL_RESOLUTION_DELIVERED, body)
 
 

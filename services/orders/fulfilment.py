@@ -1,7 +1,7 @@
 """How each type of product is fulfilled: the registry that both pivots put their SQL together from.
 
 A pivot is one statement (commands/settling.py). It brings the CTEs `lines (product_id, type)` and `done (id,
-user_id, email, dispute)`, the completed order; each type adds what its lines leave behind. What a type does
+user_id, dispute)`, the completed order; each type adds what its lines leave behind. What a type does
 not do there, somebody does by hand: the order is fulfilled when nothing of that is left.
 """
 
@@ -41,11 +41,7 @@ DIGITAL = Fulfilment(
         SELECT done.id, lines.product_id, done.user_id,
             CASE done.dispute WHEN 'open' THEN 'suspended' WHEN 'lost' THEN 'revoked' ELSE 'active' END,
             %(downloads)s, %(reissues)s, now() + %(grant_days)s * interval '1 day'
-        FROM done, lines WHERE lines.type = 'digital'),
-    downloads_mail AS (
-        INSERT INTO mails (order_id, kind, user_id, next_attempt_at)
-        SELECT id, 'downloads', user_id, now() + %(mail_lease_seconds)s * interval '1 s' FROM done
-        WHERE email IS NOT NULL AND EXISTS (SELECT FROM lines WHERE type = 'digital'))""",
+        FROM done, lines WHERE lines.type = 'digital')""",
 )
 # Sent by an operator: commands/shipping.py.
 PHYSICAL = Fulfilment("physical", is_immediate=False)

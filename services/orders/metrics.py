@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.chassis.sampling import MESSAGING, Reading, Row, Sample, Tally
-from services.orders.mails.mail import IN_DOUBT
+from services.orders.mails.mail import IN_DOUBT, PUT_OFF
 from services.orders.rules import Method, Status
 
 # A product of which fewer can be bought is low on stock.
@@ -112,14 +112,26 @@ READINGS: tuple[Reading, ...] = (
     Reading(
         "mails",
         f"""
-        SELECT count(*) FILTER (WHERE handed_at IS NULL) AS unsent,
-            extract(epoch FROM now() - min(created_at) FILTER (WHERE handed_at IS NULL)) AS oldest,
+        SELECT count(*) FILTER (WHERE handed_at IS NULL AND refused_at IS NULL) AS unsent,
+            extract(epoch FROM now() - min(created_at) FILTER (
+                WHERE handed_at IS NULL AND refused_at IS NULL AND NOT coalesce({PUT_OFF}, false))) AS oldest,
+            count(*) FILTER (WHERE {PUT_OFF}) AS put_off,
+            count(*) FILTER (WHERE refused_at IS NOT NULL) AS refused,
             count(*) FILTER (WHERE {IN_DOUBT}) AS in_doubt
         FROM mails WHERE sent_at IS NULL""",
         {
             "unsent": Gauge("aishop_orders_mails_unsent", "Mails that are yet to be sent."),
             "oldest": Gauge(
-                "aishop_orders_mail_oldest_seconds", "Age of the oldest mail that is yet to be sent."
+                "aishop_orders_mail_oldest_seconds",
+                "Age of the oldest mail that is yet to be sent and that the mail server has not put off.",
+            ),
+            "put_off": Gauge(
+                "aishop_orders_mails_put_off",
+                "Mails that the mail server has put off for so long that they are tried every few hours.",
+            ),
+            "refused": Gauge(
+                "aishop_orders_mails_refused",
+                "Mails that the mail server will never take: an operator decides.",
             ),
             "in_doubt": Gauge(
                 "aishop_orders_mails_in_doubt",

@@ -428,7 +428,7 @@ mails = Table(
     "mails",
     metadata,
     Column("order_id", Uuid, ForeignKey("orders.id"), nullable=False),
-    # receipt, downloads, shipped, or refund:<refund id>: each mail once.
+    # receipt, shipped, or refund:<refund id>; downloads, of the version before. Each mail once.
     Column("kind", Text, nullable=False),
     Column("user_id", Uuid, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -437,7 +437,14 @@ mails = Table(
     _time("created_at"),
     _time("handed_at", null=True),
     _time("sent_at", null=True),
+    # The mail server will never take it: an operator decides.
+    _time("refused_at", null=True),
     PrimaryKeyConstraint("order_id", "kind"),
+    CheckConstraint(
+        "refused_at IS NULL"
+        " OR (sent_at IS NULL AND handed_at IS NULL AND next_attempt_at >= '9999-01-01 00:00+00')",
+        name="refused_ended",
+    ),
     # Whoever looks for what is due finds nothing that may have been sent.
     CheckConstraint(
         "handed_at IS NULL OR sent_at IS NOT NULL OR next_attempt_at >= '9999-01-01 00:00+00'",

@@ -14,8 +14,13 @@ from tests.e2e.test_rest_operators import act, audited
 
 
 async def in_doubt(stack: RunningStack, customer: Customer) -> str:
-    """An order of whose mails no answer was kept, as a crash leaves them."""
+    """An order of whose two mails (one of the version before) no answer was kept, as a crash leaves them."""
     _, order_id = await bought(customer)
+    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
+        connection.execute(
+            "INSERT INTO mails (order_id, kind, user_id) VALUES (%s, 'downloads', %s)",
+            [order_id, customer.user_id],
+        )
     await until(lambda: mails_of(stack, order_id), lambda mails: all(mails.values()))
     with psycopg.connect(stack.file.database_urls["orders"]) as connection:
         connection.execute(

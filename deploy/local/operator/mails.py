@@ -1,4 +1,4 @@
-"""`aishop mails`: mails that are not known to be sent, and what becomes of those in doubt."""
+"""`aishop mails`: mails that are not known to be sent, and what becomes of those in doubt or refused."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -15,14 +15,16 @@ _ORDERS = "/api/admin/orders"
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Mails that are not known to be sent: list them, decide about those in doubt.",
+    help="Mails that are not known to be sent: list them, decide about those in doubt or refused.",
 )
 
 OrderId = Annotated[UUID, typer.Argument(metavar="ORDER")]
-Kind = Annotated[str, typer.Argument(metavar="KIND", help="receipt, downloads, shipped or refund:ID.")]
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="receipt, shipped or refund:ID.")]
 Status = Annotated[
-    Literal["waiting", "handed", "in_doubt"] | None,
-    typer.Option("--status", help="in_doubt: it waits for a decision; all that are not sent, when absent."),
+    Literal["waiting", "handed", "in_doubt", "refused"] | None,
+    typer.Option(
+        "--status", help="in_doubt and refused wait for a decision; all that are not sent, when absent."
+    ),
 ]
 
 
@@ -47,7 +49,7 @@ def send_again(
     data: Data = None,
     stack: Stack = None,
 ) -> None:
-    """Send a mail in doubt once more: the customer may have it twice."""
+    """Send a mail that is in doubt or refused once more: after a doubt the customer may have it twice."""
     decide(_way(order, kind, "send-again"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 
@@ -60,7 +62,7 @@ def delivered(
     data: Data = None,
     stack: Stack = None,
 ) -> None:
-    """Say that the mail server did take a mail in doubt."""
+    """Say that the mail server did take a mail in doubt, or that a refused one is done with."""
     decide(_way(order, kind, "delivered"), reason, _print, as_json=as_json, data=data, stack=stack)
 
 

@@ -2150,7 +2150,7 @@ class Mail(_message.Message):
     """receipt, downloads, shipped or refund:<refund id>."""
     user_id: _builtins.str
     status: _builtins.str
-    """waiting, handed, in_doubt or sent."""
+    """waiting, handed, in_doubt, refused or sent."""
     attempts: _builtins.int
     last_error: _builtins.str
     @_builtins.property
@@ -2190,7 +2190,7 @@ class ListMailsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     status: _builtins.str
-    """waiting, handed or in_doubt; empty: all that are not sent."""
+    """waiting, handed, in_doubt or refused; empty: all that are not sent."""
     limit: _builtins.int
     cursor: _builtins.str
     def __init__(

@@ -1215,8 +1215,8 @@ class OrdersOperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveMail(self, request, context):
-        """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
-        {status}.
+        """Decides about a mail in doubt or refused. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION
+        MAIL_NOT_IN_DOUBT {status}.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -438,8 +438,8 @@ class OrdersOperatorServiceStub:
     ListMails: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListMailsRequest, _orders_pb2.ListMailsResponse]
     """Mails that are not known to be sent, those of the oldest orders first, by keyset cursor."""
     ResolveMail: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ResolveMailRequest, _orders_pb2.ResolveMailResponse]
-    """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
-    {status}.
+    """Decides about a mail in doubt or refused. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION
+    MAIL_NOT_IN_DOUBT {status}.
     """
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]
     """What happened here to an order or a user, the oldest first."""
@@ -479,8 +479,8 @@ class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
     ListMails: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListMailsRequest, _orders_pb2.ListMailsResponse]  # type: ignore[assignment]
     """Mails that are not known to be sent, those of the oldest orders first, by keyset cursor."""
     ResolveMail: _aio.UnaryUnaryMultiCallable[_orders_pb2.ResolveMailRequest, _orders_pb2.ResolveMailResponse]  # type: ignore[assignment]
-    """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
-    {status}.
+    """Decides about a mail in doubt or refused. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION
+    MAIL_NOT_IN_DOUBT {status}.
     """
     GetTimeline: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetTimelineRequest, _orders_pb2.GetTimelineResponse]  # type: ignore[assignment]
     """What happened here to an order or a user, the oldest first."""
@@ -565,8 +565,8 @@ class OrdersOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.ResolveMailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ResolveMailResponse, _abc.Awaitable[_orders_pb2.ResolveMailResponse]]:
-        """Decides about a mail in doubt. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION MAIL_NOT_IN_DOUBT
-        {status}.
+        """Decides about a mail in doubt or refused. Idempotent. NOT_FOUND MAIL_NOT_FOUND; FAILED_PRECONDITION
+        MAIL_NOT_IN_DOUBT {status}.
         """
 
     @_abc_1.abstractmethod

@@ -1,5 +1,7 @@
-"""Mails are queued in the transaction of what they tell of, each kind once; services/orders/mails sends. Of a
-mail in doubt (mails/mail.py) an operator says whether it is sent again or was delivered."""
+"""Mails are queued in the transaction of what they tell of, each kind once; services/orders/mails sends.
+
+Of a mail that is in doubt or refused (mails/mail.py) an operator says: send it again, or it is done with.
+"""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import audit_log
 from services.orders import errors
 from services.orders.models import mails, orders
-from services.orders.queries.mails import DOUBTED, SENT, WAITING, SeenMail, lock_mail
+from services.orders.queries.mails import DOUBTED, REFUSED, SENT, WAITING, SeenMail, lock_mail
 
 
 async def queue_mail(connection: AsyncConnection, *, order_id: UUID, user_id: UUID, kind: str) -> None:
@@ -26,7 +28,7 @@ async def queue_mail(connection: AsyncConnection, *, order_id: UUID, user_id: UU
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a mail in doubt: it goes out again, under the same Message-ID, or counts as sent."""
+    """What becomes of a mail: it goes out again, under the same Message-ID, or counts as sent."""
 
     order_id: UUID
     kind: str
@@ -44,12 +46,13 @@ async def resolve_mail(connection: AsyncConnection, verdict: Verdict) -> SeenMai
         raise errors.mail_not_found(verdict.order_id)
     if mail.status == (SENT if verdict.is_delivered else WAITING):
         return mail
-    if mail.status != DOUBTED:
+    if mail.status not in (DOUBTED, REFUSED):
         raise errors.mail_not_in_doubt(mail.status)
     decided = (
-        {"sent_at": func.now()}
+        {"sent_at": func.now(), "refused_at": None}
         if verdict.is_delivered
-        else {"handed_at": None, "next_attempt_at": func.now()}
+        # From the beginning: at once, and again for days.
+        else {"handed_at": None, "refused_at": None, "attempts": 0, "next_attempt_at": func.now()}
     )
     await connection.execute(
         update(mails).where(mails.c.order_id == mail.order_id, mails.c.kind == mail.kind).values(decided)

@@ -97,7 +97,7 @@ _FULFIL = f"""
     WITH {fulfilment.LINES},
     done AS (
         UPDATE orders SET fulfilled_at = {fulfilment.FULFILLED_AT} WHERE id = %(order_id)s
-        RETURNING id, user_id, email, dispute),
+        RETURNING id, user_id, dispute),
     {fulfilment.IN_PIVOT}
     SELECT FROM done"""
 
@@ -169,9 +169,7 @@ async def complete_order(connection: AsyncConnection, order: Order, *, reason: s
     await stock.take_stock(connection, order.id)
     await move(connection, order, Status.COMPLETED, actor="stripe", reason=reason)
     await queue_mail(connection, order_id=order.id, user_id=order.user_id, kind="receipt")
-    await connection.exec_driver_sql(
-        _FULFIL, {"order_id": order.id, "mail_lease_seconds": 0.0, **fulfilment.parameters(terms)}
-    )
+    await connection.exec_driver_sql(_FULFIL, {"order_id": order.id, **fulfilment.parameters(terms)})
     await outbox.emit(connection, subject=COMPLETED, event=completed_event(order))
 
 

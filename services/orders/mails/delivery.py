@@ -2,10 +2,10 @@
 
 | # | a mail's way | a crash afterwards leaves it |
 |---|---|---|
-| 1 | the envelope is said; a "no" puts the mail off | unsent: it goes out when its lease is over |
+| 1 | the envelope: "later" puts it off, "never" ends it | unsent: it goes out when its lease is over |
 | 2 | `hand`, one statement: of many senders one gets the mail | in doubt |
 | 3 | the text, and the server's answer | in doubt |
-| 4 | the answer is kept: sent, unsent again, or in doubt when there was none | as it was kept |
+| 4 | the answer is kept: sent, unsent again, refused, or in doubt when there was none | as it was kept |
 
 Between 2 and 4 nobody can know whether the server has the mail, since SMTP cannot be asked: it stays in doubt
 and is not sent again. Who is told to stop, or loses the database, tries to get to 4 first.
@@ -19,18 +19,18 @@ from datetime import datetime
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.chassis import failpoints, logs
+from services.chassis import backoff, failpoints, logs
 from services.chassis.db import Database, FixedSql
 from services.chassis.tasks import to_the_end
-from services.orders.mails.mail import Key, Mail, hand, leave_in_doubt, mark_sent, try_later
+from services.orders.mails.mail import Key, Mail, hand, leave_in_doubt, mark_sent, refuse, try_later
 from services.orders.mails.message import Message
-from services.orders.mails.smtp import RefusedError, SmtpConnection, UnansweredError
-from services.orders.rules import backoff_seconds
+from services.orders.mails.smtp import Refusal, RefusedError, SmtpConnection, UnansweredError
 
 log = logs.get(__name__)
 
 _CONNECTIONS = 4
-_ALERT_AFTER = 10
+# While the mail server is away, no mail waits longer than this once it is back.
+_AWAY_SECONDS = 300.0
 # How long who is told to stop waits for the answers to what is on its way.
 _STOP_SECONDS = 5.0
 _KEEP_TRIES = 20
@@ -53,7 +53,8 @@ class _Answer:
     mail: Mail
     handed_at: datetime | None
     error: str = ""
-    is_refusal: bool = False
+    # None: sent, or in doubt.
+    refusal: Refusal | None = None
 
 
 class Delivery:
@@ -82,10 +83,10 @@ class Delivery:
             message = self._write(mail)
             await smtp.begin(sender=message.sender, to=message.to)
         except RefusedError as error:
-            return _Answer(mail, None, str(error), is_refusal=True)
+            return _Answer(mail, None, str(error), error.refusal)
         except ValueError as error:
-            # What it says may hold the address.
-            return _Answer(mail, None, type(error).__name__, is_refusal=True)
+            # What it says may hold the address. A key that is missing may come back.
+            return _Answer(mail, None, type(error).__name__, Refusal.LATER)
         return _Begun(mail, message, smtp)
 
     async def _finish_round(self, begun: Sequence[_Begun | _Answer]) -> None:
@@ -126,8 +127,10 @@ class Delivery:
 async def _finish(begun: _Begun, handed_at: datetime) -> _Answer:
     try:
         await begun.smtp.finish(begun.message.content)
-    except (RefusedError, UnansweredError) as error:
-        return _Answer(begun.mail, handed_at, str(error), is_refusal=isinstance(error, RefusedError))
+    except RefusedError as error:
+        return _Answer(begun.mail, handed_at, str(error), error.refusal)
+    except UnansweredError as error:
+        return _Answer(begun.mail, handed_at, str(error))
     return _Answer(begun.mail, handed_at)
 
 
@@ -135,23 +138,24 @@ async def _keep_answers(connection: FixedSql, answers: Sequence[_Answer]) -> Non
     if sent := [answer.mail for answer in answers if not answer.error]:
         await mark_sent(connection, sent)
     for answer in answers:
-        if answer.is_refusal:
-            await _put_off(connection, answer)
+        if answer.refusal is not None:
+            await _keep_refusal(connection, answer, answer.refusal)
         elif answer.error:
             await leave_in_doubt(connection, answer.mail, error=answer.error)
             _report(log.error, "mail.in_doubt", answer)
 
 
-async def _put_off(connection: FixedSql, refused: _Answer) -> None:
-    attempts = refused.mail.attempts
-    _report(log.error if attempts > _ALERT_AFTER else log.warning, "mail.failed", refused)
-    await try_later(
-        connection,
-        refused.mail,
-        error=refused.error,
-        seconds=backoff_seconds(attempts),
-        handed_at=refused.handed_at,
-    )
+async def _keep_refusal(connection: FixedSql, answer: _Answer, refusal: Refusal) -> None:
+    """An outage ends no mail; a server that says "later" for days has said no."""
+    mail, pause = answer.mail, backoff.DEFAULT.pause_after(answer.mail.attempts)
+    is_spent = refusal is Refusal.LATER and pause.phase is backoff.Phase.SPENT
+    if refusal is Refusal.FINAL or is_spent:
+        _report(log.error, "mail.refused", answer)
+        await refuse(connection, mail, error=answer.error, handed_at=answer.handed_at)
+        return
+    _report(log.error if pause.needs_operator else log.warning, "mail.failed", answer)
+    seconds = pause.seconds if refusal is Refusal.LATER else min(pause.seconds, _AWAY_SECONDS)
+    await try_later(connection, mail, error=answer.error, seconds=seconds, handed_at=answer.handed_at)
 
 
 def _report(report: Callable[..., None], what: str, answer: _Answer) -> None:

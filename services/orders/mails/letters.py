@@ -10,18 +10,26 @@ from services.orders.mails.mail import DOWNLOADS, RECEIPT, REFUND, SHIPPED, Mail
 def letter_of(mail: Mail, *, shop_url: str, grant_days: int) -> Letter:
     """Raises KeyError for a kind that nobody has words for."""
     kind = mail.kind.partition(":")[0]
+    if kind == RECEIPT:
+        return _receipt(mail, shop_url, grant_days)
     if kind == DOWNLOADS:
         return _downloads(mail, shop_url, grant_days)
     return _LETTERS[kind](mail, shop_url)
 
 
-def _receipt(mail: Mail, shop_url: str) -> Letter:
+def _receipt(mail: Mail, shop_url: str, grant_days: int) -> Letter:
+    """The one mail of a completed order: what was paid, what can be had now, and what is still to come."""
+    pictures = _lines(mail, of_type=DIGITAL.product_type)
     return Letter(
         subject=f"Your AI Shop order {_number(mail)}",
         title="Thank you for your order",
-        paragraphs=("We have received your payment for:",),
+        paragraphs=(
+            "We have received your payment for what is listed here.",
+            *((_yours_alone(grant_days),) if pictures else ()),
+            *(("We write again when your parcel is on its way.",) if len(pictures) < len(mail.types) else ()),
+        ),
         rows=(*_lines(mail), ("Total", _amount(mail, mail.total_cents, mail.total_points))),
-        link=("See your order", _order_url(mail, shop_url)),
+        link=_to_downloads(mail, shop_url) if pictures else ("See your order", _order_url(mail, shop_url)),
         foot=_foot(mail),
     )
 
@@ -30,11 +38,9 @@ def _downloads(mail: Mail, shop_url: str, grant_days: int) -> Letter:
     return Letter(
         subject=f"Ready to download: AI Shop order {_number(mail)}",
         title="Your pictures are ready",
-        paragraphs=(
-            f"For {grant_days} days these are yours to download, nobody else's: sign in with your account.",
-        ),
+        paragraphs=(_yours_alone(grant_days),),
         rows=_lines(mail, of_type=DIGITAL.product_type),
-        link=("Download your pictures", f"{_order_url(mail, shop_url)}#downloads"),
+        link=_to_downloads(mail, shop_url),
         foot=_foot(mail),
     )
 
@@ -76,7 +82,7 @@ def _refund(mail: Mail, shop_url: str) -> Letter:
     )
 
 
-_LETTERS: dict[str, Callable[[Mail, str], Letter]] = {RECEIPT: _receipt, SHIPPED: _shipped, REFUND: _refund}
+_LETTERS: dict[str, Callable[[Mail, str], Letter]] = {SHIPPED: _shipped, REFUND: _refund}
 
 
 def _lines(mail: Mail, *, of_type: str | None = None) -> tuple[tuple[str, str], ...]:
@@ -85,6 +91,16 @@ def _lines(mail: Mail, *, of_type: str | None = None) -> tuple[tuple[str, str], 
         for title, quantity, product_type in zip(mail.titles, mail.quantities, mail.types, strict=True)
         if of_type in (None, product_type)
     )
+
+
+def _yours_alone(grant_days: int) -> str:
+    return (
+        f"For {grant_days} days the pictures are yours to download, nobody else's: sign in with your account."
+    )
+
+
+def _to_downloads(mail: Mail, shop_url: str) -> tuple[str, str]:
+    return "Download your pictures", f"{_order_url(mail, shop_url)}#downloads"
 
 
 def _amount(mail: Mail, cents: int, points: int) -> str:

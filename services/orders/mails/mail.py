@@ -1,7 +1,8 @@
 """A mail that is due: one row of `mails` with what it tells of its order.
 
 States: unsent (due at next_attempt_at) → handed (to one sender, handed_at; due at no time) → sent, or unsent
-again when the mail server says that it did not take it. Whoever claims an unsent mail has it for the lease
+again when the mail server says that it does not take it now, or refused (refused_at; due at no time) when it
+says that it never will, until an operator decides. Whoever claims an unsent mail has it for the lease
 that it writes into next_attempt_at, and must still have it handed before the mail's text goes out: of many
 senders one succeeds. Handed for IN_DOUBT_SECONDS and not sent is in doubt: the server may have taken the mail
 and its answer was not heard, so it is never sent again by itself (RFC 1047 tells how duplicates come about);
@@ -11,24 +12,34 @@ an operator decides (commands/mails.py).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from psycopg.rows import class_row
 
+from services.chassis import backoff
 from services.chassis.db import FixedSql
 
-RECEIPT, DOWNLOADS, SHIPPED = "receipt", "downloads", "shipped"
+RECEIPT, SHIPPED = "receipt", "shipped"
+# Queued by the version before beside the receipt, which tells of the downloads by now.
+DOWNLOADS = "downloads"
 # refund:<id of the refund>
 REFUND = "refund"
 Key = tuple[UUID, str]
 # Longer than a sender waits for the mail server's answer.
 IN_DOUBT_SECONDS = 120
 IN_DOUBT = f"sent_at IS NULL AND handed_at < now() - interval '{IN_DOUBT_SECONDS} s'"
+# The mail server says "later" again and again: since minutes, and for days (chassis/backoff.py).
+PUT_OFF = (
+    "sent_at IS NULL AND refused_at IS NULL AND handed_at IS NULL"
+    f" AND attempts >= {backoff.DEFAULT.fast_tries} AND last_error ~ '^4[0-9][0-9] '"
+)
 
 _CLAIM = """
     WITH due AS (
         SELECT order_id, kind FROM mails
-        WHERE sent_at IS NULL AND next_attempt_at <= now()
+        WHERE sent_at IS NULL AND refused_at IS NULL AND next_attempt_at <= now()
+            AND (attempts = 0) = %s
         ORDER BY next_attempt_at LIMIT %s FOR UPDATE SKIP LOCKED),
     claimed AS (
         UPDATE mails m SET next_attempt_at = now() + %s * interval '1 s', attempts = m.attempts + 1
@@ -50,18 +61,27 @@ _CLAIM = """
             WHERE i.order_id = o.id) l
     WHERE o.email IS NOT NULL"""
 # Due in the last year that clients can read: 'infinity' is no time to most of them.
-_HAND = """
-    UPDATE mails m SET handed_at = now(), next_attempt_at = '9999-01-01 00:00+00'
+_NEVER = "'9999-01-01 00:00+00'"
+_HAND = f"""
+    UPDATE mails m SET handed_at = now(), next_attempt_at = {_NEVER}
     FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
     WHERE m.order_id = s.order_id AND m.kind = s.kind AND m.handed_at IS NULL AND m.sent_at IS NULL
+        AND m.refused_at IS NULL
     RETURNING m.order_id, m.kind, m.handed_at"""
 _SENT = """
     UPDATE mails m SET sent_at = now(), last_error = NULL
     FROM unnest(%s::uuid[], %s::text[]) AS s (order_id, kind)
     WHERE m.order_id = s.order_id AND m.kind = s.kind"""
-_REFUSED = """
-    UPDATE mails SET last_error = %s, handed_at = NULL, next_attempt_at = now() + %s * interval '1 s'
-    WHERE order_id = %s AND kind = %s AND sent_at IS NULL AND handed_at IS NOT DISTINCT FROM %s"""
+# Left alone when somebody else was handed the mail since. Whose first try was from memory has tried once.
+_IF_STILL_OURS = """
+    WHERE order_id = %(order_id)s AND kind = %(kind)s AND sent_at IS NULL AND refused_at IS NULL
+        AND handed_at IS NOT DISTINCT FROM %(handed_at)s"""
+_LATER = f"""
+    UPDATE mails SET last_error = %(error)s, attempts = greatest(attempts, 1), handed_at = NULL,
+        next_attempt_at = now() + %(seconds)s * interval '1 s' {_IF_STILL_OURS}"""
+_REFUSED = f"""
+    UPDATE mails SET last_error = %(error)s, attempts = greatest(attempts, 1), handed_at = NULL,
+        next_attempt_at = {_NEVER}, refused_at = now() {_IF_STILL_OURS}"""
 _UNANSWERED = "UPDATE mails SET last_error = %s WHERE order_id = %s AND kind = %s"
 
 
@@ -94,9 +114,12 @@ class Mail:
         return self.order_id, self.kind
 
 
-async def claim_due(connection: FixedSql, *, limit: int, lease_seconds: float) -> Sequence[Mail]:
+async def claim_due(
+    connection: FixedSql, *, is_fresh: bool, limit: int, lease_seconds: float
+) -> Sequence[Mail]:
+    """Of those that nobody has tried yet, or of those that somebody has: the one never wait for the other."""
     async with connection.cursor(row_factory=class_row(Mail)) as cursor:
-        return await (await cursor.execute(_CLAIM, (limit, lease_seconds))).fetchall()
+        return await (await cursor.execute(_CLAIM, (is_fresh, limit, lease_seconds))).fetchall()
 
 
 async def hand(connection: FixedSql, mails: Sequence[Mail]) -> Mapping[Key, datetime]:
@@ -113,12 +136,21 @@ async def mark_sent(connection: FixedSql, mails: Sequence[Mail]) -> None:
 async def try_later(
     connection: FixedSql, mail: Mail, *, error: str, seconds: float, handed_at: datetime | None
 ) -> None:
-    """After a refusal. Left alone when somebody else was handed the mail since."""
-    await connection.execute(_REFUSED, (error, seconds, *mail.key, handed_at))
+    """When the mail server does not take it now, or was not reached."""
+    await connection.execute(_LATER, _outcome(mail, error, handed_at) | {"seconds": seconds})
+
+
+async def refuse(connection: FixedSql, mail: Mail, *, error: str, handed_at: datetime | None) -> None:
+    """When the mail server will never take it: an operator decides (commands/mails.py)."""
+    await connection.execute(_REFUSED, _outcome(mail, error, handed_at))
 
 
 async def leave_in_doubt(connection: FixedSql, mail: Mail, *, error: str) -> None:
     await connection.execute(_UNANSWERED, (error, *mail.key))
+
+
+def _outcome(mail: Mail, error: str, handed_at: datetime | None) -> dict[str, Any]:
+    return {"order_id": mail.order_id, "kind": mail.kind, "error": error, "handed_at": handed_at}
 
 
 def _keys(mails: Sequence[Mail]) -> tuple[list[UUID], list[str]]:

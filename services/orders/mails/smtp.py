@@ -3,11 +3,17 @@ come (354), of which nothing remains when the connection breaks, and then the te
 sends makes sure that the mail is his (mail.py).
 """
 
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+
 import aiosmtplib
 from aiosmtplib.errors import (
     SMTPDataError,
     SMTPNotSupported,
+    SMTPRecipientRefused,
     SMTPResponseException,
+    SMTPSenderRefused,
     SMTPServerDisconnected,
 )
 from aiosmtplib.typing import SMTPStatus
@@ -17,11 +23,32 @@ from services.chassis.server_url import server_url
 _COMMAND_SECONDS = 10.0
 # RFC 5321 (4.5.3.2.6) asks for patience after the text: a server that took it may answer late.
 _ANSWER_SECONDS = 60.0
-_REFUSALS = range(400, 600)
+# RFC 3463: class, subject, detail. What stands behind it may hold the address.
+_ENHANCED_CODE = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}\b")
+_ABOUT_A_MAIL: Mapping[type[Exception], str] = {
+    SMTPSenderRefused: "MAIL",
+    SMTPRecipientRefused: "RCPT",
+    SMTPDataError: "DATA",
+}
+
+
+class Refusal(Enum):
+    """What a mail that was not sent may hope for."""
+
+    # 5xx about this mail: it is not going to be taken.
+    FINAL = auto()
+    # 4xx about this mail: a full mailbox, greylisting, too many at once.
+    LATER = auto()
+    # Nothing was said about this mail: the server is away, or does not let us in.
+    AWAY = auto()
 
 
 class RefusedError(Exception):
-    """The mail was not sent, and is not going to be."""
+    """The mail was not sent. `str()` is the reason, without what anybody typed."""
+
+    def __init__(self, refusal: Refusal, reason: str) -> None:
+        super().__init__(reason)
+        self.refusal = refusal
 
 
 class UnansweredError(Exception):
@@ -60,7 +87,7 @@ class SmtpConnection:
                 raise SMTPDataError(answer.code, answer.message)
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             self.close()
-            raise RefusedError(type(error).__name__) from error
+            raise _refused(error) from error
 
     async def finish(self, content: bytes) -> None:
         """Sends the text, whose lines end in CRLF; returns when the server has taken it. Raises RefusedError,
@@ -77,8 +104,22 @@ class SmtpConnection:
                 raise SMTPDataError(answer.code, answer.message)
         except (aiosmtplib.SMTPException, OSError) as error:
             self.close()
-            is_no = isinstance(error, SMTPResponseException) and error.code in _REFUSALS
-            raise (RefusedError if is_no else UnansweredError)(type(error).__name__) from error
+            if isinstance(error, SMTPDataError) and 400 <= error.code < 600:
+                raise _refused(error) from error
+            raise UnansweredError(type(error).__name__) from error
 
     def close(self) -> None:
         self._smtp.close()
+
+
+def _refused(error: Exception) -> RefusedError:
+    command = _ABOUT_A_MAIL.get(type(error))
+    if command is not None and isinstance(error, SMTPResponseException):
+        enhanced = _ENHANCED_CODE.match(error.message)
+        reason = " ".join(filter(None, (str(error.code), enhanced and enhanced[0], f"to {command}")))
+        return RefusedError(Refusal.FINAL if 500 <= error.code < 600 else Refusal.LATER, reason)
+    if isinstance(error, SMTPNotSupported):
+        return RefusedError(Refusal.FINAL, "the mail server knows no addresses beyond ASCII")
+    if isinstance(error, ValueError):
+        return RefusedError(Refusal.LATER, type(error).__name__)
+    return RefusedError(Refusal.AWAY, type(error).__name__)

@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.orders.mails.mail import IN_DOUBT, Key
 from services.orders.models import mails
 
-WAITING, HANDED, DOUBTED, SENT = "waiting", "handed", "in_doubt", "sent"
-UNSENT = (WAITING, HANDED, DOUBTED)
+WAITING, HANDED, DOUBTED, REFUSED, SENT = "waiting", "handed", "in_doubt", "refused", "sent"
+UNSENT = (WAITING, HANDED, DOUBTED, REFUSED)
 _STATUS: Any = case(
     (mails.c.sent_at.is_not(None), SENT),
+    (mails.c.refused_at.is_not(None), REFUSED),
     (mails.c.handed_at.is_(None), WAITING),
     (text(IN_DOUBT), DOUBTED),
     else_=HANDED,

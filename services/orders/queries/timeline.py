@@ -45,7 +45,8 @@ _ROWS = """
     SELECT coalesce(l.sent_at, l.created_at), 5, 'mail.' || split_part(l.kind, ':', 1), l.kind, l.order_id,
         coalesce(r.trace_id, h.trace_id),
         jsonb_build_object('mail', split_part(l.kind, ':', 1), 'sent', l.sent_at IS NOT NULL,
-            'handed', l.handed_at IS NOT NULL, 'attempts', l.attempts, 'last_error', l.last_error)
+            'handed', l.handed_at IS NOT NULL, 'refused', l.refused_at IS NOT NULL,
+            'attempts', l.attempts, 'last_error', l.last_error)
     FROM mine m JOIN mails l ON l.order_id = m.id
         LEFT JOIN refunds r ON l.kind = 'refund:' || r.id AND r.order_id = l.order_id
         LEFT JOIN order_history h ON h.order_id = l.order_id AND h.created_at = l.created_at
@@ -92,6 +93,8 @@ def _saga(fields: Fields) -> str:
 def _mail(fields: Fields) -> str:
     if fields["sent"] == "true":
         return f"mail {fields['mail']} sent"
+    if fields["refused"] == "true":
+        return f"mail {fields['mail']} refused by the mail server: {fields['last_error']}"
     if fields["handed"] == "true":
         return f"mail {fields['mail']} given to the mail server, whose answer is not known"
     return f"mail {fields['mail']} waits to be sent"

@@ -14,7 +14,14 @@ class SmtpServer:
     def __init__(self, port: int) -> None:
         self.port = port
         self.received: list[Message] = []
-        self.refusing = False
+        # What is said instead of 250: to the sender, to a recipient, and after the text.
+        self.answer_to_sender: str | None = None
+        self.answers_to: dict[str, str | None] = {}
+        self.answer_to_text: str | None = None
+        # Recipients of whom it says nothing until `answering_to_recipients` is set again.
+        self.slow: set[str] = set()
+        self.answering_to_recipients = asyncio.Event()
+        self.answering_to_recipients.set()
         # Hangs up after the text, which it has kept or not.
         self.hanging_up: Literal["", "kept", "lost"] = ""
         # Until it is set again, texts are kept and their answers wait.
@@ -54,9 +61,26 @@ class SmtpServer:
 
         return Connection(self, enable_SMTPUTF8=True, loop=asyncio.get_running_loop())
 
+    async def handle_MAIL(
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if self.answer_to_sender is None:
+            envelope.mail_from = address
+        return self.answer_to_sender or "250 2.1.0 OK"
+
+    async def handle_RCPT(
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if address in self.slow:
+            await self.answering_to_recipients.wait()
+        answer = self.answers_to.get(address)
+        if answer is None:
+            envelope.rcpt_tos.append(address)
+        return answer or "250 2.1.5 OK"
+
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
-        if self.refusing:
-            return "451 try again later"
+        if self.answer_to_text is not None:
+            return self.answer_to_text
         assert isinstance(envelope.content, bytes)
         if self.hanging_up != "lost":
             self.received.append(email.message_from_bytes(envelope.content))

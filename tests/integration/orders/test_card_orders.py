@@ -92,7 +92,7 @@ async def test_a_paid_order_is_completed_once_however_often_it_is_told(shop: Sho
             currency="usd",
         )
     ]
-    assert await shop.mails_sent(order.id) == {"receipt", "downloads"}
+    assert await shop.mails_sent(order.id) == {"receipt"}
     assert row["fulfilled_at"] is not None
     assert await shop.grants(order.id) == {product_id: "active"}
     assert (await shop.get(user_id, order.id)).url == ""

@@ -75,7 +75,7 @@ async def test_an_order_with_goods_is_fulfilled_by_its_shipment_and_gives_its_pi
     order = await shop.place(user_id, {picture: 1, print_: 1}, email="ada@example.com")
     assert not order.HasField("fulfilled_at")
     assert await shop.grants(order.id) == {picture: "active"}
-    assert await shop.mails_sent(order.id) == {"receipt", "downloads"}
+    assert await shop.mails_sent(order.id) == {"receipt"}
     only_goods = await shop.place(await shop.wallet.user(200), {print_: 1}, email="ada@example.com")
     assert await shop.mails_sent(only_goods.id) == {"receipt"}
     assert await shop.grants(only_goods.id) == {}

@@ -63,7 +63,18 @@ def test_a_receipt_lists_what_was_bought_and_its_total() -> None:
     assert "170 points" in body(sent(mail_of("receipt", total_cents=0, total_points=170)), "plain")
 
 
-def test_the_fulfilment_names_what_can_be_downloaded_and_where() -> None:
+def test_a_receipt_is_the_one_mail_of_its_order() -> None:
+    """Receipt and download links in one; what is posted has a mail of its own, and it says so."""
+    text = body(sent(mail_of("receipt")), "plain")
+    assert f"https://shop.test/orders/{ORDER}#downloads" in text
+    assert all(words in text for words in ("For 30 days", "when your parcel is on its way", "12.05 USD"))
+    assert "parcel" not in body(sent(mail_of("receipt", types=["digital", "digital"])), "plain")
+    goods = body(sent(mail_of("receipt", types=["physical", "physical"])), "plain")
+    assert "download" not in goods
+    assert f"https://shop.test/orders/{ORDER}\n" in goods
+
+
+def test_the_fulfilment_of_the_version_before_names_what_can_be_downloaded_and_where() -> None:
     message = sent(mail_of("downloads"))
     for text in (body(message, "plain"), body(message, "html")):
         assert "Harbour" in text

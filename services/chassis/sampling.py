@@ -8,11 +8,12 @@ fails keeps its old value; when it was last taken is a metric of its own, so tha
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-from prometheus_client import Gauge
+from prometheus_client import REGISTRY, Gauge
 from psycopg.rows import dict_row
 
 from services.chassis import logs
@@ -87,6 +88,7 @@ class Reading:
     """A query whose columns set gauges; its other columns are their labels. What it no longer returns is 0.
 
     It must be cheap: answered from an index that holds what is open, or from a small table.
+    Until it was answered for the first time its gauges are not told at all: 0 would say that all is well.
     """
 
     name: str
@@ -94,8 +96,17 @@ class Reading:
     gauges: Mapping[str, Gauge]
     every_seconds: float = TICK_SECONDS
 
+    def __post_init__(self) -> None:
+        for gauge in self.gauges.values():
+            with suppress(KeyError):
+                REGISTRY.unregister(gauge)
+
     async def take(self, database: Database) -> None:
         rows = await _rows(database, self.query)
+        for gauge in self.gauges.values():
+            # It is there already but for the first time.
+            with suppress(ValueError):
+                REGISTRY.register(gauge)
         for column, gauge in self.gauges.items():
             _set(gauge, [(self._labels(row), float(row[column] or 0)) for row in rows])
 

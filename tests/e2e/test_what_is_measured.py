@@ -31,6 +31,8 @@ DOCS = ROOT / "docs/observability.md"
 # Prometheus adds these to whatever it scrapes.
 OF_THE_TARGET = {"job", "instance"}
 OF_PROMETHEUS = {"up": OF_THE_TARGET}
+# Told five minutes after the start, and by one replica.
+LATE = {"aishop_invariant_violations": {*OF_THE_TARGET, "invariant"}}
 
 Scraped = Mapping[str, list[Metric]]
 
@@ -87,7 +89,7 @@ async def told(stack: RunningStack, shopper: Customer) -> Scraped:
 @pytest.fixture(scope="module")
 def exported(told: Scraped, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The labels of every series that was told, by name; of metrics without series, none."""
-    found = {name: set(labels) for name, labels in OF_PROMETHEUS.items()}
+    found = {name: set(labels) for name, labels in (OF_PROMETHEUS | LATE).items()}
     for metrics in (*told.values(), _of_a_process_with_tls(tmp_path_factory.mktemp("pki"))):
         for metric in metrics:
             names = {metric.name, f"{metric.name}_total"} if metric.type == "counter" else {metric.name}

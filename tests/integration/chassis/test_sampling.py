@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from prometheus_client import Gauge
+from prometheus_client import REGISTRY, Gauge
 
 from services.chassis.db import Database
 from services.chassis.invariants import Books, Invariant
@@ -35,7 +35,7 @@ def tally(counted: list[str], *, settled_seconds: float = 0.0) -> Tally:
 
 
 async def test_a_reading_sets_gauges_and_what_is_gone_is_0(url: str, database: Database) -> None:
-    outbox, letters = MESSAGING
+    outbox, _, letters = MESSAGING
     write(url, _LETTER, "a__b", "1")
     write(url, _LETTER, "c__d", "2")
     write(
@@ -51,6 +51,16 @@ async def test_a_reading_sets_gauges_and_what_is_gone_is_0(url: str, database: D
         await reading.take(database)
     assert (value("aishop_dead_letters", consumer="c__d"), value("aishop_outbox_unsent")) == (0, 0)
     assert value("aishop_outbox_oldest_seconds") == 0
+
+
+async def test_what_was_never_read_is_not_told(database: Database) -> None:
+    """A process that starts while its database is away knows nothing: 0 would say that nothing waits."""
+    name = f"test_{uuid4().hex}"
+    reading = Reading("new", "SELECT 3 AS waiting", {"waiting": Gauge(name, "What waits.")})
+    assert REGISTRY.get_sample_value(name) is None
+    for _ in range(2):
+        await reading.take(database)
+    assert REGISTRY.get_sample_value(name) == 3
 
 
 async def test_a_huge_backlog_is_not_counted_to_its_end(url: str, database: Database) -> None:

@@ -5,6 +5,7 @@ X-Forwarded-For. Anybody may send that header, hence it is read from its end, wh
 the first address that is not one of them. No other header is looked at.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -22,6 +23,7 @@ _MAX_HOPS = 16
 # The widest private networks: 10.0.0.0/8 and fc00::/7.
 _SHORTEST_PREFIX = {4: 8, 6: 7}
 _NOWHERE = "unknown"
+_WITH_PORT = re.compile(r"(?:(?P<v4>[0-9.]+):[0-9]{1,5}|\[(?P<v6>[0-9a-fA-F:.]+)\](?::[0-9]{1,5})?)")
 
 
 def _networks(value: object) -> object:
@@ -47,9 +49,14 @@ TrustedProxies = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_netwo
 def address_of(scope: Scope, trusted: Sequence[Network]) -> str:
     """The address of whoever asks."""
     peer: str = scope["client"][0] if scope.get("client") else _NOWHERE
-    if trusted and _is_trusted(_parsed(peer), trusted):
+    if is_trusted(peer, trusted):
         return _forwarded_for(scope, trusted) or peer
     return peer
+
+
+def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether it is one of our own proxies'."""
+    return bool(trusted) and _is_among(_parsed(address), trusted)
 
 
 @lru_cache(maxsize=4096)
@@ -66,15 +73,22 @@ def _forwarded_for(scope: Scope, trusted: Sequence[Network]) -> str | None:
     lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
     hops = ",".join(lines).rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]
     for hop in reversed(hops):
-        address = _parsed(hop.strip())
+        address = _parsed(_without_port(hop.strip()))
         if address is None:
             return None
-        if not _is_trusted(address, trusted):
+        if not _is_among(address, trusted):
             return str(address)
     return None
 
 
-def _is_trusted(address: _Address | None, trusted: Sequence[Network]) -> bool:
+def _without_port(hop: str) -> str:
+    """Some proxies tell the client's port, too (Azure's, Envoy when told so): 203.0.113.7:51234,
+    [2001:db8::1]:443."""
+    found = _WITH_PORT.fullmatch(hop)
+    return found["v6"] or found["v4"] if found else hop
+
+
+def _is_among(address: _Address | None, trusted: Sequence[Network]) -> bool:
     return address is not None and any(address in network for network in trusted)
 
 

@@ -4,9 +4,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from services.chassis.at_once import AtOnce
+from services.chassis.http_protocol import BoundedProtocol, WireLimits
 
 # Connections of a burst that wait to be accepted; the kernel's own limit may be lower.
 _BACKLOG = 2048
@@ -14,14 +18,23 @@ _BACKLOG = 2048
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, listen: str, *, stop_seconds: int, keep_alive_seconds: int = 5
+    app: ASGIApp,
+    listen: str,
+    *,
+    stop_seconds: int,
+    keep_alive_seconds: int = 5,
+    limits: WireLimits | None = None,
 ) -> AsyncIterator[None]:
     """Serves `app` at `host:port`; at the end refuses new connections and gives running requests
-    `stop_seconds`. An idle connection is closed after `keep_alive_seconds`. A busy port is an OSError."""
+    `stop_seconds`. An idle connection is closed after `keep_alive_seconds`, one that breaks `limits` at once.
+    A busy port is an OSError."""
     # Bound here: uvicorn would end the process with sys.exit and no name for the port.
     listener = bound_socket(listen)
+    limits = limits or WireLimits()
+    connections = AtOnce(limits.connections_per_address)
     config = uvicorn.Config(
         app,
+        http=partial(BoundedProtocol, limits=limits, connections=connections),  # type: ignore[arg-type]
         # uvicorn listens again on a socket that it is given, with a backlog of its own.
         backlog=_BACKLOG,
         log_config=None,

@@ -63,6 +63,12 @@ DATABASE_DEADLINES = Counter(
 POOL_TIMEOUTS = Counter(
     "aishop_database_pool_timeouts_total", "Who waited for a connection and got none.", ["pool"]
 )
+CONNECTIONS_REFUSED = Counter(
+    "aishop_http_connections_refused_total",
+    "Connections that were ended before, or instead of, an answer: by code (docs/errors.md), or because"
+    " nobody read what was answered.",
+    ["why"],
+)
 INVARIANT_VIOLATIONS = Gauge(
     "aishop_invariant_violations",
     "Rows that break an invariant (docs/guarantees.md), seen twice; at most 100 for each check.",

@@ -7,6 +7,8 @@ from typing import Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.chassis.client_address import TrustedProxies
+from services.chassis.http_protocol import WireLimits
 from services.chassis.setting_values import EncryptionKeys, Listen, LogLevel, NatsUrl, PostgresUrl
 from services.chassis.transport import TlsFiles, Transport
 
@@ -55,6 +57,33 @@ class TracedSettings(ProcessSettings):
     otel_exporter_otlp_endpoint: str = ""
     # The share of new traces that is recorded.
     otel_traces_sampler_arg: float = Field(default=1.0, ge=0, le=1)
+
+
+class HttpSettings(ProcessSettings):
+    """Who serves HTTP to the world (http_protocol.py): what one connection, and one address, may hold."""
+
+    # Addresses and networks of our own proxies, comma separated: they alone are believed about who asks.
+    trusted_proxies: TrustedProxies = ()
+    # The request line and the headers, in bytes: beyond it 431, and after so many seconds 408.
+    max_head_bytes: int = Field(default=32 * 1024, ge=1024)
+    head_seconds: float = Field(default=10.0, gt=0)
+    # How long an answer that was written waits to be read, before its connection is cut.
+    send_seconds: float = Field(default=30.0, gt=0)
+    # Connections that one address (a /64 of IPv6) may hold, unless it is a proxy of ours.
+    max_connections_per_address: int = Field(default=1_100, ge=1)
+
+    # Bodies of requests under way in all, half of it from one source; customers' and webhooks' by themselves.
+    max_bodies_mib: int = Field(default=64, ge=2)
+
+    @property
+    def wire_limits(self) -> WireLimits:
+        return WireLimits(
+            head_bytes=self.max_head_bytes,
+            head_seconds=self.head_seconds,
+            send_seconds=self.send_seconds,
+            connections_per_address=self.max_connections_per_address,
+            trusted=self.trusted_proxies,
+        )
 
 
 class GrpcSettings(TracedSettings):

@@ -158,7 +158,7 @@ async def serve(settings: Settings) -> None:
             Sampler(database, metrics.samples()).run(),
             invariants.watching(database, INVARIANTS, is_ours=lambda: relay.leads).run(),
         ),
-        serving(webhooks, settings.webhook_listen, stop_seconds=_STOP_SECONDS),
+        serving(webhooks, settings.webhook_listen, stop_seconds=_STOP_SECONDS, limits=settings.wire_limits),
     ):
         log.info("webhooks.serving", address=settings.webhook_listen)
         await grpc.start()

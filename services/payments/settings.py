@@ -4,13 +4,12 @@ import re
 from ipaddress import ip_address
 from typing import Self
 
-from pydantic import SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-from services.chassis.client_address import TrustedProxies
 from services.chassis.rates import Rate, RateSetting
 from services.chassis.server_url import server_url
 from services.chassis.setting_values import Listen, WebUrl
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import HttpSettings, ServiceSettings
 
 # Whole or restricted keys; a publishable one (pk_…) may do nothing that we ask.
 _SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_\w+")
@@ -18,16 +17,18 @@ _SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_\w+")
 _WEBHOOK_SECRET = re.compile(r"whsec_[\w+/=-]{32,}")
 
 
-class Settings(ServiceSettings):
+class Settings(ServiceSettings, HttpSettings):
     stripe_secret_key: SecretStr
     # Comma separated: while a secret is rolled, the old and the new one are both accepted.
     stripe_webhook_secrets: SecretStr
     stripe_api_base: WebUrl = "https://api.stripe.com"
     # host:port of the webhook endpoint.
     webhook_listen: Listen
-    # How often one address may deliver (rates.py), and the proxies that are believed about the address.
+    # How often one address may deliver (rates.py), and how many of its deliveries may be under way at once.
     rate_limit_webhooks: RateSetting = Rate(2000, 500)
-    trusted_proxies: TrustedProxies = ()
+    max_webhooks_per_source: int = Field(default=1_000, ge=1)
+    # How long the body of a delivery may take.
+    webhook_body_seconds: float = Field(default=3.0, gt=0)
     # How long a worker may be silent about an event before another takes it over: reading one may take
     # several calls to Stripe.
     event_lease_seconds: float = 30.0

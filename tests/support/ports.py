@@ -1,0 +1,10 @@
+"""Ports of this machine."""
+
+import socket
+
+
+def free_port() -> int:
+    """One that nobody listens on right now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

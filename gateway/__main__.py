@@ -7,7 +7,7 @@ import uvloop
 
 from gateway.app import create_api, guarded
 from gateway.backends import connect
-from gateway.gate import DEADLINE_SECONDS
+from gateway.load_shedding import DEADLINE_SECONDS
 from gateway.settings import GatewaySettings
 from services.chassis import failpoints, logs
 from services.chassis.http_server import serving
@@ -35,6 +35,7 @@ async def run(settings: GatewaySettings) -> None:
                 settings.listen,
                 stop_seconds=_STOP_SECONDS,
                 keep_alive_seconds=_KEEP_ALIVE_SECONDS,
+                limits=settings.wire_limits,
             ),
         ):
             await run_until_signal()

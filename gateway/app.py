@@ -11,6 +11,7 @@ from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.backends import Backends
 from gateway.gate import TRACE_HEADER, Gate
+from gateway.load_shedding import LoadShedding
 from gateway.routes import (
     admin_analytics,
     admin_audit,
@@ -84,6 +85,7 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         redirect_slashes=False,
     )
+    api.state.settings = settings
     api.state.backends = backends
     api.state.authenticator = Authenticator(settings)
     api.state.limiter = RateLimiter(settings.valkey_url)
@@ -99,8 +101,8 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
 
 def guarded(api: FastAPI, settings: GatewaySettings) -> ASGIApp:
     """The application as it is served."""
-    admission = Admission(api, settings, api.state.authenticator, api.state.limiter)
-    gate = Gate(admission, settings)
+    bounded = LoadShedding(api, settings)
+    gate = Gate(Admission(bounded, settings, api.state.authenticator, api.state.limiter))
     if not settings.cors_origins:
         return SecurityHeaders(gate, settings)
     cors = CORSMiddleware(

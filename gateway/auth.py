@@ -1,5 +1,6 @@
 """Who is asking: Supabase-shaped JWTs."""
 
+import math
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -18,14 +19,18 @@ _LEEWAY_SECONDS = 2
 # RFC 5321: 64 of the local part, @, 255 of the domain.
 _MAX_EMAIL = 320
 _OPERATOR = "operator"
+# Roles of Supabase's that are no person's: its public key, and the one that may do everything.
+_NOBODYS_ROLES = frozenset({"anon", "service_role", "supabase_admin"})
 
 
 class Customer(NamedTuple):
-    """The verified caller. `email` is empty when the token bears none that is usable."""
+    """The verified caller. `email` is empty when the token bears none that is usable; `expires_at` is a Unix
+    timestamp."""
 
     user_id: str
     email: str
     is_operator: bool = False
+    expires_at: float = math.inf
 
 
 class Authenticator:
@@ -36,6 +41,9 @@ class Authenticator:
         self._secret = None if settings.auth_jwt_secret is None else _secret_key(settings.auth_jwt_secret)
         self._jwks = None if settings.auth_jwks_url is None else Jwks(settings.auth_jwks_url)
         self._issuer = settings.auth_issuer
+        self._max_bytes = settings.max_token_bytes
+        self._needs_verified_email = settings.auth_email_verified
+        self._aal = {False: settings.auth_aal, True: max(settings.auth_aal, settings.auth_operator_aal)}
         self._jwt = jwt.PyJWT({"require": ["exp", "aud", "sub", *(["iss"] if self._issuer else [])]})
 
     @property
@@ -48,6 +56,9 @@ class Authenticator:
         return [] if self._jwks is None else [self._jwks.run()]
 
     async def verify(self, authorization: str | None) -> Customer:
+        if len(authorization or "") > self._max_bytes:
+            # Before anything is decoded.
+            raise _refused("invalid_token", "invalid_token")
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _refused("missing_token", "")
@@ -61,8 +72,7 @@ class Authenticator:
                 issuer=self._issuer,
                 leeway=_LEEWAY_SECONDS,
             )
-            user_id = str(UUID(claims["sub"]))
-            return Customer(user_id, _email(claims.get("email")), _is_operator(claims.get("app_metadata")))
+            return self._customer(claims)
         except KeysUnavailable as error:
             raise ProblemError("keys_unavailable") from error
         except jwt.ExpiredSignatureError as error:
@@ -70,6 +80,18 @@ class Authenticator:
         # A subject that is no UUID fails outside PyJWT's own errors.
         except (jwt.PyJWTError, ValueError) as error:
             raise _refused("invalid_token", "invalid_token") from error
+
+    def _customer(self, claims: dict[str, Any]) -> Customer:
+        """ValueError for a subject that is nobody; the problem of a sign-in that is not enough."""
+        if claims.get("role") in _NOBODYS_ROLES:
+            raise ValueError("a role of the project's own")
+        user_id, is_operator = str(UUID(claims["sub"])), _is_operator(claims.get("app_metadata"))
+        # At the top, where the project writes: `user_metadata` is the customer's own.
+        if self._needs_verified_email and claims.get("email_verified") is not True:
+            raise ProblemError("email_not_verified")
+        if self._aal[is_operator] == "aal2" and claims.get("aal") != "aal2":
+            raise ProblemError("second_factor_required")
+        return Customer(user_id, _email(claims.get("email")), is_operator, float(claims["exp"]))
 
     async def _key(self, token: str) -> jwt.PyJWK:
         """The one that may have signed the token, with the one algorithm that goes with it."""

@@ -1,6 +1,7 @@
 """The services behind the gateway: three gRPC channels and payments' webhook port."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -22,6 +23,7 @@ ORDERS_SECONDS = 6.5
 # Wallet's too: a range is counted for as long as a worker's statement may take, 5 s.
 ANALYTICS_SECONDS = 7.0
 _HEALTH_SECONDS = 1.0
+_HEALTH_KEPT_SECONDS = 1.0
 _WEBHOOK_SECONDS = 5.0
 
 
@@ -48,13 +50,24 @@ class Backends:
         self._webhooks = webhooks
         self._webhook_url = webhook_url
         self._channels = {"wallet": wallet, "orders": orders, "payments": payments}
+        self._asked: asyncio.Task[list[str]] | None = None
+        self._asked_at = -_HEALTH_KEPT_SECONDS
 
     async def relay_webhook(self, body: bytes, headers: list[tuple[bytes, bytes]]) -> httpx.Response:
         """payments' answer to a webhook; httpx.TransportError when it is away."""
         return await self._webhooks.post(self._webhook_url, content=body, headers=headers)
 
     async def unavailable(self) -> list[str]:
-        """The services that do not say SERVING right now, asked all at once."""
+        """The services that do not say SERVING, asked at most once a second, whoever wants to know."""
+        is_old = time.monotonic() - self._asked_at >= _HEALTH_KEPT_SECONDS
+        if self._asked is None or (self._asked.done() and is_old):
+            self._asked_at = time.monotonic()
+            self._asked = asyncio.create_task(self._ask())
+        # Whoever goes away leaves the others their answer.
+        return await asyncio.shield(self._asked)
+
+    async def _ask(self) -> list[str]:
+        """All of them at once, within the time that they have."""
         answers = await asyncio.gather(*(_is_serving(channel) for channel in self._channels.values()))
         return [name for name, is_serving in zip(self._channels, answers, strict=True) if not is_serving]
 

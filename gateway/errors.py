@@ -41,12 +41,41 @@ KINDS: dict[str, Kind] = {
         "This is for operators",
         "The shop makes somebody an operator by `app_metadata.role`; the token must be newer than that.",
     ),
+    "email_not_verified": Kind(
+        403, "The e-mail address is not verified", "Open the link of the provider's mail, then sign in again."
+    ),
+    "second_factor_required": Kind(
+        403, "A second factor is required", "Sign in with the second factor, and send that session's token."
+    ),
     # What is asked
     "route_not_found": Kind(404, "There is no such route", "Check the path against /openapi.json."),
     "method_not_allowed": Kind(405, "This route has no such method", "Use a method of the Allow header."),
     "malformed_json": Kind(400, "The body is not valid JSON", "Send one JSON object in UTF-8."),
     "body_too_large": Kind(
         413, "The body is too large", "Bodies hold 64 KiB at most, webhooks 512 KiB: send less."
+    ),
+    "malformed_request": Kind(400, "This is not HTTP", "Speak HTTP/1.1."),
+    "head_too_large": Kind(
+        431,
+        "The head of the request is too large",
+        "Request line and headers hold 32 KiB at most: send fewer cookies, or a smaller token.",
+    ),
+    "request_timeout": Kind(
+        408,
+        "The request took too long to arrive",
+        "A head has 10 s, a body 10 s, a webhook's 3 s: send it again over a better line. Nothing was done.",
+    ),
+    "too_many_connections": Kind(
+        429,
+        "Too many connections from one address",
+        "Use one connection for many requests, one after the other, and wait for Retry-After.",
+        retry_after_seconds=1,
+    ),
+    "too_many_at_once": Kind(
+        429,
+        "Too many requests at once",
+        "100 requests of one user may be under way, 8 event streams and 4 downloads: wait for one to end.",
+        retry_after_seconds=1,
     ),
     "unsupported_media_type": Kind(
         415, "The body is not declared as JSON", "Send Content-Type: application/json."

@@ -1,11 +1,12 @@
 """Following something as server-sent events: each with the version as its id, until nothing is under way.
 
-A stream that ends early (its time is up, a service restarts, we stop) ends cleanly, and the browser asks
-again with the last id that it saw. Comments keep the connection alive while there is no news (fastapi.sse,
-15 s).
+A stream that ends early (its time is up, its token has expired, a service restarts, we stop) ends cleanly,
+and the browser asks again with the last id that it saw. Comments keep the connection alive while there is no
+news (fastapi.sse, 15 s).
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -49,12 +50,13 @@ class Kind:
 
 
 async def events_of(
-    kind: Kind, messages: AsyncIterator[Any], *, closing: asyncio.Event
+    kind: Kind, messages: AsyncIterator[Any], *, closing: asyncio.Event, expires_at: float
 ) -> AsyncIterator[ServerSentEvent]:
-    """An event for each message, and `end` after the last one; nothing more once we close."""
+    """An event for each message, and `end` after the last one; nothing more once we close, or after
+    `expires_at`, a Unix timestamp."""
     yield ServerSentEvent(comment="following", retry=_RECONNECT_MS)
     try:
-        async for message in _until(closing, messages):
+        async for message in _until(closing, expires_at, messages):
             if message.HasField(kind.name):
                 yield _event(kind, getattr(message, kind.name))
             if message.is_final:
@@ -69,13 +71,17 @@ def _event(kind: Kind, followed: Any) -> ServerSentEvent:
     return ServerSentEvent(event=kind.name, id=str(followed.version), raw_data=body)
 
 
-async def _until(closing: asyncio.Event, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The messages, as long as we do not close."""
+async def _until(
+    closing: asyncio.Event, expires_at: float, messages: AsyncIterator[Any]
+) -> AsyncIterator[Any]:
+    """The messages, as long as we do not close and whoever follows may."""
     closed = asyncio.ensure_future(closing.wait())
+    ends_at = time.monotonic() + expires_at - time.time()
     following = asyncio.ensure_future(_following(messages))
     try:
         while True:
-            await asyncio.wait((closed, following), return_when=asyncio.FIRST_COMPLETED)
+            seconds_left = min(max(0.0, ends_at - time.monotonic()), FOLLOW_SECONDS)
+            await asyncio.wait((closed, following), timeout=seconds_left, return_when=asyncio.FIRST_COMPLETED)
             if not following.done() or (message := following.result()) is None:
                 return
             yield message

@@ -12,8 +12,14 @@ from gateway.routing import BEARER
 Responses = dict[int | str, dict[str, Any]]
 
 # What any route under /api may answer, whatever it does.
-_ANY = ("rate_limited", "internal_error", "overloaded", "service_unavailable", "outcome_unknown", "busy")
-_SIGNED_IN = ("missing_token", "invalid_token", "token_expired", "keys_unavailable")
+_ANY = (
+    *("rate_limited", "too_many_at_once", "request_timeout"),
+    *("internal_error", "overloaded", "service_unavailable", "outcome_unknown", "busy"),
+)
+_SIGNED_IN = (
+    *("missing_token", "invalid_token", "token_expired", "keys_unavailable"),
+    *("email_not_verified", "second_factor_required"),
+)
 BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "invalid_request")
 KEYED = ("invalid_idempotency_key", "idempotency_key_reused", "request_in_flight")
 PAGED = ("invalid_limit", "invalid_cursor")

@@ -32,6 +32,11 @@ MEDIA_TYPE = "application/problem+json"
 # Where a request notes its Idempotency-Key, so that every answer to it can name the key.
 KEY_IN_SCOPE = "aishop.idempotency_key"
 
+# Where a request notes that its answer has begun.
+STARTED_IN_SCOPE = "aishop.answer_has_started"
+# What ends an answer on its way and is nobody's defect: the client, or who gives us what we pass on.
+_BROKEN_WIRE = (DomainError, OSError, TimeoutError, ClientDisconnect)
+
 # What a reason answers that has no row in the table: by the error's category.
 _STATUS_BY_CATEGORY: dict[type[DomainError], int] = {
     Invalid: 422,
@@ -111,7 +116,7 @@ async def _on_domain_error(request: Request, error: DomainError) -> Response:
 
 def _on_unavailable(request: Request, error: Unavailable) -> Response:
     """What broke inside is for the log; the customer hears whether, and how, to repeat."""
-    log.warning("gateway.unavailable", path=request.url.path, reason=error.reason, error=error.message)
+    log.warning("gateway.unavailable", route=_route(request), reason=error.reason, error=error.message)
     if isinstance(error, OutcomeUnknown):
         return problem(request.scope, "outcome_unknown")
     code = error.reason.lower()
@@ -166,7 +171,21 @@ async def _on_disconnect(_request: Request, _error: ClientDisconnect) -> Respons
     return Response(status_code=400)
 
 
+def broke_off(scope: Scope, error: Exception) -> Exception | None:
+    """Why an answer that had begun broke off; None for a defect, and for one that had not begun."""
+    # Starlette tells what a handler cannot answer any more as the cause of an error of its own.
+    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    has_started = scope.get(STARTED_IN_SCOPE, False)
+    return cause if has_started and isinstance(cause, _BROKEN_WIRE) else None
+
+
 async def _on_unexpected(request: Request, error: Exception) -> Response:
     """A defect of ours. Starlette raises it again after the answer, and uvicorn logs the traceback."""
-    log.error("gateway.unexpected_error", path=request.url.path, error=repr(error))
+    if broke_off(request.scope, error) is None:
+        log.error("gateway.unexpected_error", route=_route(request), error=repr(error))
     return problem(request.scope, "internal_error")
+
+
+def _route(request: Request) -> str:
+    """What was asked for, without what is in the path: of a download that is its key."""
+    return getattr(request.scope.get("route"), "path", "none")

@@ -1,23 +1,22 @@
 """The gateway's environment variables, nothing else."""
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from services.chassis.client_address import TrustedProxies
 from services.chassis.rates import Rate, RateSetting
 from services.chassis.setting_values import Listen, ValkeyUrl, WebUrl
-from services.chassis.settings import GrpcSettings
+from services.chassis.settings import GrpcSettings, HttpSettings
 
 _MIN_SECRET_BYTES = 32
 # As browsers spell it.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
 
 
-class GatewaySettings(GrpcSettings):
+class GatewaySettings(GrpcSettings, HttpSettings):
     """Where to listen, whom to call, whom to believe, and how much at once."""
 
     listen: Listen
@@ -33,13 +32,18 @@ class GatewaySettings(GrpcSettings):
     auth_jwks_url: str | None = None
     # When set, a token must name it as `iss`.
     auth_issuer: str | None = None
+    # In bytes, of the Authorization header: beyond it nothing is decoded.
+    max_token_bytes: int = Field(default=8 * 1024, ge=512)
+    # Whether a token must say `email_verified`, and how sure it must be who signed in (`aal`): of anybody,
+    # and of operators.
+    auth_email_verified: bool = False
+    auth_aal: Literal["aal1", "aal2"] = "aal1"
+    auth_operator_aal: Literal["aal1", "aal2"] = "aal1"
     # Origin of the shop's pages; where it is https, browsers are told to stay with that.
     shop_url: WebUrl | None = None
     # Comma separated; no cross-origin answers when empty.
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
-    # Addresses and networks of our own proxies, comma separated: they alone are believed about who asks.
-    trusted_proxies: TrustedProxies = ()
     # valkey://[:password@]host:port[/database], where all replicas count together; each by itself without.
     valkey_url: ValkeyUrl | None = None
     # How often (rates.py): a signed-in user, of that buying and downloading; everybody else by address;
@@ -53,15 +57,27 @@ class GatewaySettings(GrpcSettings):
     # How many requests run at once, and how many more may wait for a place, before 503.
     max_running_requests: int = Field(default=128, ge=1)
     max_waiting_requests: int = Field(default=64, ge=0)
+    # How many may be under way at once, from the first byte of a body to the last one of the answer: a
+    # user's, and those of an address that show no valid token.
+    max_requests_per_user: int = Field(default=100, ge=1)
+    max_requests_per_address: int = Field(default=100, ge=1)
+    # How long a body may take.
+    body_seconds: float = Field(default=10.0, gt=0)
     # Webhooks have a lane of their own: a burst from Stripe never locks customers out.
     # Few relays at once: payments stores about as many, and httpx looks at every connection of its pool
     # for each request (measured: 2.3 ms of CPU a webhook with 8, 3.8 ms with 64).
     max_running_webhooks: int = Field(default=8, ge=1)
     max_waiting_webhooks: int = Field(default=1_000, ge=0)
+    max_webhooks_per_source: int = Field(default=1_000, ge=1)
+    webhook_body_seconds: float = Field(default=3.0, gt=0)
     # Files take as long as customers' lines: a lane of their own, without a queue.
     max_running_downloads: int = Field(default=32, ge=1)
+    max_downloads_per_user: int = Field(default=4, ge=1)
+    # How much of a file its reader takes on the whole, or the download ends.
+    min_download_bytes_per_second: int = Field(default=16_384, ge=1)
     # Those who follow an order or a checkout cost little while there is no news.
     max_streams: int = Field(default=1_000, ge=1)
+    max_streams_per_user: int = Field(default=8, ge=1)
     # Between "not ready" and closing the port, so that a load balancer notices in time.
     drain_delay_seconds: float = Field(default=0.0, ge=0)
 

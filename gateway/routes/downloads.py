@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
@@ -15,7 +16,8 @@ from starlette.types import Message, Send
 
 from gateway import idempotency
 from gateway.backends import ORDERS_SECONDS
-from gateway.gate import DOWNLOAD_SECONDS, DOWNLOADS_PATH
+from gateway.lanes import DOWNLOADS_PATH
+from gateway.load_shedding import DOWNLOAD_SECONDS
 from gateway.openapi import KEYED, customer_problems
 from gateway.routing import CustomerRoute, backends_of, customer_of
 from gateway.schemas import ApiModel, OrderId, ProductId, as_time
@@ -33,8 +35,9 @@ STATUSES: dict[int, DownloadStatus] = {
 }
 Token = Annotated[str, Path(description="The end of a download's `url`.")]
 
-# A client that takes nothing for so long has gone, whatever its connection says.
-_STALL_SECONDS = 30.0
+# A client that takes nothing for so long has gone, whatever its connection says; on the whole it takes as
+# much as the setting demands.
+_GRACE_SECONDS = 20.0
 _PRIVATE = {"Cache-Control": "private, no-store"}
 # A name as every client can read it; the whole one follows in UTF-8.
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9 ._-]+")
@@ -144,13 +147,22 @@ async def download(request: Request, token: Token) -> Response:
     if head.url:
         await messages.aclose()
         return RedirectResponse(head.url, 303, _PRIVATE)
-    return _File(head, messages)
+    return _File(
+        head, messages, min_bytes_per_second=request.app.state.settings.min_download_bytes_per_second
+    )
 
 
 class _File(StreamingResponse):
-    """The chunks as they come. Whoever goes away, or stops reading, ends the stream behind it too."""
+    """The chunks as they come. Whoever goes away, or takes them too slowly on the whole, ends the stream
+    behind it too."""
 
-    def __init__(self, head: orders_pb2.DownloadResponse.Head, messages: AsyncGenerator[Any, None]) -> None:
+    def __init__(
+        self,
+        head: orders_pb2.DownloadResponse.Head,
+        messages: AsyncGenerator[Any, None],
+        *,
+        min_bytes_per_second: int,
+    ) -> None:
         headers = {
             **_PRIVATE,
             "Content-Length": str(head.size_bytes),
@@ -158,11 +170,20 @@ class _File(StreamingResponse):
         }
         super().__init__(_chunks(messages), headers=headers, media_type=head.content_type)
         self._messages = messages
+        self._seconds_per_byte = 1 / min_bytes_per_second
 
     async def stream_response(self, send: Send) -> None:
+        seconds_left = _GRACE_SECONDS
+
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(_STALL_SECONDS):
+            # Only the time that its reader takes: for ours nobody is to blame.
+            nonlocal seconds_left
+            began = time.monotonic()
+            async with asyncio.timeout(seconds_left):
                 await send(message)
+            earned = len(message.get("body", b"")) * self._seconds_per_byte
+            # What came fast is no leave to stand still for long.
+            seconds_left = min(seconds_left - (time.monotonic() - began) + earned, _GRACE_SECONDS)
 
         async with aclosing(self._messages):
             await super().stream_response(send_in_time)

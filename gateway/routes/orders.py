@@ -216,7 +216,12 @@ async def follow_order(
 ) -> AsyncIterator[ServerSentEvent]:
     """The order at once and after each change (`order`, as GET /api/orders/{orderId} answers), until neither
     a payment nor a refund is under way (`end`)."""
-    async for event in events_of(_FOLLOWED, messages, closing=request.app.state.closing):
+    async for event in events_of(
+        _FOLLOWED,
+        messages,
+        closing=request.app.state.closing,
+        expires_at=customer_of(request).expires_at,
+    ):
         yield event
 
 

@@ -216,7 +216,12 @@ async def follow_checkout(
 ) -> AsyncIterator[ServerSentEvent]:
     """The checkout at once and after each change (`checkout`, as GET /api/checkouts/{checkoutId} answers),
     until it was paid or cannot be paid any more (`end`)."""
-    async for event in events_of(_FOLLOWED, messages, closing=request.app.state.closing):
+    async for event in events_of(
+        _FOLLOWED,
+        messages,
+        closing=request.app.state.closing,
+        expires_at=customer_of(request).expires_at,
+    ):
         yield event
 
 

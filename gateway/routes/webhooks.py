@@ -4,7 +4,7 @@ import httpx
 from fastapi import APIRouter, Request, Response
 
 from gateway.admission import ADDRESS_IN_SCOPE
-from gateway.gate import WEBHOOK_PATH
+from gateway.lanes import WEBHOOK_PATH
 from gateway.openapi import public_problems
 from gateway.problems import ProblemError
 from gateway.routing import PublicRoute, backends_of

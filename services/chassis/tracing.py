@@ -65,6 +65,11 @@ def within(
         yield span
 
 
+def annotate(attributes: Attributes) -> None:
+    """Says more of the current span, by OpenTelemetry's conventions."""
+    trace.get_current_span().set_attributes(attributes)
+
+
 def fail(reason: str) -> None:
     """The current span did not do what it was begun for. `reason` is a code or the name of a class, never a
     message: that may tell who somebody is."""

@@ -11,6 +11,7 @@ import uvloop
 
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
 from services.chassis import failpoints, invariants, logs, rekey, republish
+from services.chassis.bodies import MIB, Bodies
 from services.chassis.bus import Bus
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
@@ -40,7 +41,7 @@ from services.payments.reconciliation import Reconciler
 from services.payments.refunding import Refunder
 from services.payments.settings import Settings
 from services.payments.stripe_client import Stripe
-from services.payments.webhooks import Receiver, create_app
+from services.payments.webhooks import MAX_BODY_BYTES, Door, Receiver, create_app
 
 log = logs.get(__name__)
 
@@ -111,8 +112,16 @@ async def serve(settings: Settings) -> None:
         livemode=settings.livemode,
         wake=handling.wake,
     )
-    webhooks = create_app(
-        receiver, rate=settings.rate_limit_webhooks, trusted_proxies=settings.trusted_proxies
+    door = Door(
+        receiver,
+        rate=settings.rate_limit_webhooks,
+        most_at_once=settings.max_webhooks_per_source,
+        bodies=Bodies(
+            max_bytes=MAX_BODY_BYTES,
+            seconds=settings.webhook_body_seconds,
+            max_bytes_under_way=settings.max_bodies_mib * MIB,
+        ),
+        trusted_proxies=settings.trusted_proxies,
     )
     grpc = GrpcServer(
         settings.grpc_listen,
@@ -158,7 +167,12 @@ async def serve(settings: Settings) -> None:
             Sampler(database, metrics.samples()).run(),
             invariants.watching(database, INVARIANTS, is_ours=lambda: relay.leads).run(),
         ),
-        serving(webhooks, settings.webhook_listen, stop_seconds=_STOP_SECONDS, limits=settings.wire_limits),
+        serving(
+            create_app(door),
+            settings.webhook_listen,
+            stop_seconds=_STOP_SECONDS,
+            limits=settings.wire_limits,
+        ),
     ):
         log.info("webhooks.serving", address=settings.webhook_listen)
         await grpc.start()

@@ -37,7 +37,7 @@ _QUARANTINED = Counter(
 _WEBHOOKS = Counter(
     "aishop_payments_webhooks_total",
     "Deliveries by what was answered: received, known, refused (not signed by Stripe for us), malformed,"
-    " limited (429), not_kept, overloaded (both 503).",
+    " incomplete (the body did not come), limited (429), not_kept, overloaded (both 503).",
     ["outcome"],
 )
 _DELIVERY_SECONDS = Histogram(
@@ -70,7 +70,16 @@ _PAID_CENTS = Histogram(
 )
 _SOLD_POINTS = Counter("aishop_payments_points_sold_total", "Points that were paid for.")
 
-_WEBHOOK_OUTCOMES = ("received", "known", "refused", "malformed", "limited", "not_kept", "overloaded")
+_WEBHOOK_OUTCOMES = (
+    "received",
+    "known",
+    "refused",
+    "malformed",
+    "limited",
+    "incomplete",
+    "not_kept",
+    "overloaded",
+)
 _PURPOSES = ("points", "order", "subscription")
 for _outcome in _WEBHOOK_OUTCOMES:
     _WEBHOOKS.labels(_outcome)

@@ -1,10 +1,10 @@
 """Stripe's way in: verify the raw body, keep it, answer; events.py does the rest.
 
 The answer is 200 once the event is committed (again for one that is known), 400 for what Stripe did not
-sign and for what is no event, 413 for more than 512 KiB, 429 for more than one source may send, 503 when it
-could not be kept: Stripe then delivers again. Signatures are checked over the bytes as they came
-(docs.stripe.com/webhooks, "Verify manually"): the official helper raises on hostile input and takes
-timestamps of the future.
+sign and for what is no event, 408 for a body that does not come in time, 413 for more than 512 KiB, 429 for
+more than one source may send, or have under way, 503 when it could not be kept: Stripe then delivers again.
+Signatures are checked over the bytes as they came (docs.stripe.com/webhooks, "Verify manually"): the official
+helper raises on hostile input and takes timestamps of the future.
 
 Failpoint: payments.event.received (after the commit, before the answer).
 """
@@ -15,7 +15,7 @@ import hmac
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -27,6 +27,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.chassis import failpoints, logs
+from services.chassis.at_once import AtOnce
+from services.chassis.bodies import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
 from services.chassis.client_address import Network, address_of, source_of
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
@@ -46,7 +48,6 @@ _MAX_ID_LENGTH = 255
 _MAX_CREATED = 1 << 33
 _AT_ONCE = 2
 _MAX_RUNNING = 1000
-_BODY_SECONDS = 10
 
 
 class BadWebhook(Exception):
@@ -59,10 +60,6 @@ class NotAnEvent(Exception):
 
 class WrongMode(Exception):
     """A test event for a live shop, or the other way round: it may never change anything."""
-
-
-class BodyTooLarge(Exception):
-    """More than MAX_BODY_BYTES."""
 
 
 def verify(body: bytes, header: str | None, *, secrets: Sequence[str], now: float) -> None:
@@ -171,21 +168,20 @@ class Receiver:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._running = 0
 
-    async def receive(self, request: Request) -> Response:
-        """POST /api/webhooks/stripe"""
+    async def receive(self, body: bytes, signature: str | None) -> Response:
+        """The answer to a delivery that has come whole: until then it takes no place."""
         if self._running >= _MAX_RUNNING:
             metrics.count_webhook("overloaded")
             return problem(503, "overloaded", "Overloaded")
         self._running += 1
         try:
-            return await self._receive(request)
+            return await self._receive(body, signature)
         finally:
             self._running -= 1
 
-    async def _receive(self, request: Request) -> Response:
+    async def _receive(self, body: bytes, signature: str | None) -> Response:
         try:
-            body = await _read_body(request)
-            verify(body, request.headers.get("stripe-signature"), secrets=self._secrets, now=time.time())
+            verify(body, signature, secrets=self._secrets, now=time.time())
             envelope = read_envelope(body, livemode=self._livemode)
         except BadWebhook as error:
             log.warning("webhook.refused", why=str(error))
@@ -199,9 +195,6 @@ class Receiver:
             log.warning("webhook.wrong_mode", livemode_of_key=self._livemode)
             metrics.count_webhook("refused")
             return problem(400, "wrong_livemode", "Wrong mode")
-        except BodyTooLarge:
-            metrics.count_webhook("malformed")
-            return problem(413, "body_too_large", "The body is too large")
         return await self._keep(envelope, body)
 
     async def _keep(self, envelope: Envelope, body: bytes) -> Response:
@@ -225,23 +218,6 @@ class Receiver:
         return JSONResponse({"received": True})
 
 
-async def _read_body(request: Request) -> bytes:
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
-        raise BodyTooLarge
-    body = bytearray()
-    try:
-        # Whoever sends a byte now and then must not hold a seat for ever.
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise BodyTooLarge
-    except (ClientDisconnect, TimeoutError) as error:
-        raise BadWebhook("body") from error
-    return bytes(body)
-
-
 def problem(status: int, code: str, error: str, *, retry_after_seconds: int = 1) -> Response:
     """RFC 9457; `error` is what integrations of Stripe's own examples look for."""
     return JSONResponse(
@@ -257,31 +233,69 @@ async def health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def limited(
-    receive: Callable[[Request], Awaitable[Response]], rate: Rate, trusted_proxies: Sequence[Network]
-) -> Callable[[Request], Awaitable[Response]]:
-    """`receive` for each source address as often as `rate` says, before anything is read of the body. Counted
-    by each replica for itself: this protects it, and Stripe delivers again."""
-    buckets = LocalBuckets()
+class Door:
+    """The webhook port: bounds each source before, and while, its bodies are read."""
 
-    async def receive_in_bounds(request: Request) -> Response:
-        source = source_of(address_of(request.scope, trusted_proxies))
-        if wait_seconds := buckets.take([Try(source, rate)]):
-            metrics.count_webhook("limited")
-            return problem(
-                429, "rate_limited", "Too many requests", retry_after_seconds=math.ceil(wait_seconds)
-            )
-        return await receive(request)
+    def __init__(
+        self,
+        receiver: Receiver,
+        *,
+        rate: Rate | None,
+        most_at_once: int,
+        bodies: Bodies,
+        trusted_proxies: Sequence[Network],
+    ) -> None:
+        self._receiver = receiver
+        self._rate = rate
+        # Counted by each replica for itself: this protects it, and Stripe delivers again.
+        self._buckets = LocalBuckets()
+        self._at_once = AtOnce(most_at_once)
+        self._bodies = bodies
+        self._trusted_proxies = trusted_proxies
 
-    return receive_in_bounds
+    async def receive(self, request: Request) -> Response:
+        """POST /api/webhooks/stripe"""
+        source = source_of(address_of(request.scope, self._trusted_proxies))
+        with self._at_once.one(source) as is_allowed:
+            if refusal := self._refusal(source, is_allowed=is_allowed):
+                return refusal
+            return await self._read(request, source)
+
+    def _refusal(self, source: str, *, is_allowed: bool) -> Response | None:
+        """Before anything of the body is read."""
+        wait_seconds = self._buckets.take([Try(source, self._rate)]) if self._rate else 0.0
+        if is_allowed and not wait_seconds:
+            return None
+        metrics.count_webhook("limited")
+        code, error = (
+            ("rate_limited", "Too many requests") if is_allowed else ("too_many_at_once", "Too many at once")
+        )
+        return problem(429, code, error, retry_after_seconds=max(1, math.ceil(wait_seconds)))
+
+    async def _read(self, request: Request, source: str) -> Response:
+        try:
+            async with self._bodies.reading(request.scope, request.receive, source) as body:
+                return await self._receiver.receive(body, request.headers.get("stripe-signature"))
+        except BodyTooLarge:
+            metrics.count_webhook("malformed")
+            return problem(413, "body_too_large", "The body is too large")
+        except BodyTooSlow:
+            metrics.count_webhook("incomplete")
+            return problem(408, "request_timeout", "The body took too long")
+        except TooManyBodies:
+            metrics.count_webhook("overloaded")
+            return problem(503, "overloaded", "Overloaded")
+        except ClientDisconnect:
+            # Nobody is there to read it.
+            metrics.count_webhook("incomplete")
+            return problem(400, "malformed_request", "The body is cut off")
 
 
-def create_app(receiver: Receiver, *, rate: Rate | None, trusted_proxies: Sequence[Network]) -> Starlette:
+def create_app(door: Door) -> Starlette:
     """What the webhook port answers."""
-    receive = limited(receiver.receive, rate, trusted_proxies) if rate else receiver.receive
     return Starlette(
         routes=[
-            Route("/api/webhooks/stripe", receive, methods=["POST"]),
+            Route("/api/webhooks/stripe", door.receive, methods=["POST"]),
             Route("/healthz", health, methods=["GET"]),
         ]
     )

@@ -193,7 +193,8 @@ def test_every_error_is_a_problem_with_its_codes(document: dict[str, Any]) -> No
 def test_what_any_route_can_answer_is_declared_by_each(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         if " /api/" in name:
-            assert codes(operation, 429) == {"rate_limited"}, name
+            assert codes(operation, 429) == {"rate_limited", "too_many_at_once"}, name
+            assert codes(operation, 408) == {"request_timeout"}, name
             assert codes(operation, 500) == {"internal_error"}, name
             assert {"overloaded", "service_unavailable", "outcome_unknown"} <= codes(operation, 503), name
 

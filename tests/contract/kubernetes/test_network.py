@@ -144,6 +144,6 @@ def test_stripe_comes_straight_to_payments(cluster: Cluster) -> None:
         "/": ("Prefix", {"name": "gateway", "port": {"name": "http"}}),
     }
     nobody: Any = SimpleNamespace(receive=health)
-    served = create_app(nobody, rate=None, trusted_proxies=()).routes
+    served = create_app(nobody).routes
     assert "/api/webhooks/stripe" in {route.path for route in served if isinstance(route, Route)}
     assert cluster.behind("payments-webhooks", 8081) == [("payments", 8081)]

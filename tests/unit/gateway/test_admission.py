@@ -7,11 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from gateway.admission import Admission
 from gateway.app import create_api, guarded
+from gateway.auth import Authenticator
 from gateway.backends import Backends
 from gateway.settings import GatewaySettings
-from services.chassis.rates import LocalBuckets, Try
+from services.chassis.rates import LocalBuckets, RateLimiter, Try
 from tests.support.plain_http import NO_TLS
 
 TokenMaker = Callable[..., str]
@@ -160,3 +164,141 @@ async def test_by_default_what_the_design_promises_passes_at_once(
     assert settings.rate_limit_webhooks
     buckets, delivery = LocalBuckets(), Try("webhooks:stripe", settings.rate_limit_webhooks)
     assert [buckets.take([delivery]) for _ in range(1_000)] == [0.0] * 1_000
+
+
+class Held:
+    """A request whose body goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"{"
+        self.has_begun.set()
+        await self.goes_on.wait()
+
+
+@asynccontextmanager
+async def holding(http: httpx.AsyncClient, path: str, count: int) -> AsyncIterator[list[Any]]:
+    """So many requests under way, which end with the block."""
+    bodies = [Held() for _ in range(count)]
+    headers = {"Content-Type": "application/json"}
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(http.post(path, content=body, headers=headers)) for body in bodies]
+        await asyncio.gather(*(body.has_begun.wait() for body in bodies))
+        yield asked
+        for body in bodies:
+            body.goes_on.set()
+
+
+async def test_bodies_that_do_not_come_take_no_place_and_only_their_own_users_share(
+    shop: Shop, make_token: TokenMaker
+) -> None:
+    wide = {"rate_limit_user": "off", "rate_limit_checkout": "off"}
+    bounds = {"max_running_requests": 1, "max_waiting_requests": 0, "max_requests_per_user": 3}
+    token = make_token()
+    async with shop(**wide, **bounds) as client:
+        http, other = (client(Authorization=f"Bearer {each}") for each in (token, make_token()))
+        async with holding(http, "/api/checkout", 3) as asked:
+            refused = await http.get("/api/nothing")
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_at_once")
+            assert refused.headers["Retry-After"] == "1"
+            assert await answers(other, 2) == [404] * 2
+        assert {(await each).json()["code"] for each in asked} == {"malformed_json"}
+        assert await answers(http, 1) == [404]
+
+
+async def test_a_body_that_never_comes_is_a_408_and_a_strangers_is_not_waited_for(
+    shop: Shop, make_token: TokenMaker
+) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with shop(body_seconds=0.05) as client, asyncio.timeout(5):
+        http = client(Authorization=f"Bearer {make_token()}")
+        late = await http.post("/api/checkout", content=never())
+        assert (late.status_code, late.json()["code"]) == (408, "request_timeout")
+        assert late.headers["Connection"] == "close"
+        assert (await client().post("/api/checkout", content=never())).status_code == 401
+
+
+async def test_webhooks_of_one_source_leave_others_their_places(shop: Shop) -> None:
+    async with shop(rate_limit_webhooks="off", max_running_webhooks=1, max_webhooks_per_source=2) as client:
+        http, path = client(), "/api/webhooks/stripe"
+        async with holding(http, path, 2):
+            assert (await http.post(path, content=b"{}")).json()["code"] == "too_many_at_once"
+            relayed = await client("203.0.113.2").post(path, content=b"{}")
+            assert (relayed.status_code, relayed.json()["code"]) == (503, "service_unavailable")
+
+
+async def test_strangers_share_what_their_address_may_have_under_way(
+    settings_with: Callable[..., GatewaySettings], backends: Backends
+) -> None:
+    settings = settings_with(max_requests_per_address=1)
+    api, is_asked, goes_on = create_api(settings, backends), asyncio.Event(), asyncio.Event()
+
+    @api.get("/api/slow")
+    async def slow() -> None:
+        is_asked.set()
+        await goes_on.wait()
+
+    app = guarded(api, settings)
+
+    def client(address: str) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app, client=(address, 1))
+        return httpx.AsyncClient(transport=transport, base_url="http://shop.test", verify=NO_TLS)
+
+    first, second = client("203.0.113.1"), client("203.0.113.2")
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(first.get("/api/slow"))
+        await is_asked.wait()
+        assert await answers(first, 1) == [429]
+        assert await answers(second, 1) == [404]
+        goes_on.set()
+    assert waiting.result().status_code == 200
+
+
+async def test_a_user_follows_so_much_and_fetches_so_many_files_at_once(
+    settings_with: Callable[..., GatewaySettings], backends: Backends, make_token: TokenMaker
+) -> None:
+    """One stream too many is refused at once; one file too many waits for its turn."""
+    settings = settings_with(max_streams_per_user=2, max_downloads_per_user=2)
+    under_way: list[asyncio.Event] = []
+    came = asyncio.Condition()
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        goes_on = asyncio.Event()
+        under_way.append(goes_on)
+        async with came:
+            came.notify_all()
+        await goes_on.wait()
+        await Response()(scope, receive, send)
+
+    async def holds(count: int) -> None:
+        async with came, asyncio.timeout(5):
+            await came.wait_for(lambda: len(under_way) == count)
+
+    app = Admission(door, settings, Authenticator(settings), RateLimiter())
+    transport = httpx.ASGITransport(app, client=("203.0.113.1", 1))
+    headers = [{"Authorization": f"Bearer {make_token()}"} for _ in range(2)]
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://shop.test", verify=NO_TLS) as http,
+        asyncio.TaskGroup() as group,
+    ):
+        stream = "/api/orders/01920000-0000-7000-8000-000000000001/events"
+        for _ in range(2):
+            group.create_task(http.get(stream, headers=headers[0]))
+        await holds(2)
+        assert (await http.get(stream, headers=headers[0])).json()["code"] == "too_many_at_once"
+        for _ in range(3):
+            group.create_task(http.get("/api/downloads/x", headers=headers[0]))
+        await holds(4)
+        # Neither hinders anybody else, nor this one's other requests.
+        for path, who in ((stream, 1), ("/api/downloads/x", 1), ("/api/cart", 0)):
+            group.create_task(http.get(path, headers=headers[who]))
+        await holds(7)
+        under_way[2].set()
+        await holds(8)
+        for each in under_way:
+            each.set()

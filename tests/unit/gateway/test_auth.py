@@ -28,14 +28,72 @@ async def refusal(settings: GatewaySettings, authorization: str | None) -> Probl
 
 
 async def test_a_valid_token_names_the_customer(settings: GatewaySettings, make_token: TokenMaker) -> None:
-    token = make_token(sub=USER.upper(), email="ada@example.com")
-    assert await Authenticator(settings).verify(f"Bearer {token}") == Customer(USER, "ada@example.com")
-    assert await Authenticator(settings).verify(f"bearer  {token} ") == Customer(USER, "ada@example.com")
+    exp = int(time.time()) + 60
+    token = make_token(sub=USER.upper(), email="ada@example.com", exp=exp, role="authenticated")
+    ada = Customer(USER, "ada@example.com", expires_at=exp)
+    assert await Authenticator(settings).verify(f"Bearer {token}") == ada
+    assert await Authenticator(settings).verify(f"bearer  {token} ") == ada
 
 
 async def test_app_metadata_makes_an_operator(settings: GatewaySettings, make_token: TokenMaker) -> None:
     token = make_token(sub=USER, app_metadata={"role": "operator", "provider": "email"})
-    assert await Authenticator(settings).verify(f"Bearer {token}") == Customer(USER, "", is_operator=True)
+    operator = await Authenticator(settings).verify(f"Bearer {token}")
+    assert (operator.user_id, operator.is_operator) == (USER, True)
+
+
+@pytest.mark.parametrize("role", ["anon", "service_role", "supabase_admin"])
+async def test_the_projects_own_keys_are_nobody_also_with_a_subject(
+    settings: GatewaySettings, make_token: TokenMaker, role: str
+) -> None:
+    for claims in ({}, {"app_metadata": {"role": "operator"}}):
+        token = make_token(role=role, **claims)
+        assert (await refusal(settings, f"Bearer {token}")).code == "invalid_token"
+
+
+async def test_a_token_beyond_8_kib_is_refused_before_it_is_decoded(
+    settings: GatewaySettings, make_token: TokenMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authenticator = Authenticator(settings)
+    token = f"Bearer {make_token(note='x' * 8_000)}"
+    assert len(token) > 8 * 1024
+    with monkeypatch.context() as patched:
+        patched.setattr(authenticator, "_key", None)
+        with pytest.raises(ProblemError) as refused:
+            await authenticator.verify(token)
+    assert refused.value.code == "invalid_token"
+    assert await authenticator.verify(f"Bearer {make_token(note='x' * 5_000)}")
+
+
+@pytest.mark.parametrize(
+    ("demands", "claims", "code"),
+    [
+        ({"auth_email_verified": True}, {}, "email_not_verified"),
+        ({"auth_email_verified": True}, {"email_verified": "true"}, "email_not_verified"),
+        # The customer's own to write.
+        ({"auth_email_verified": True}, {"user_metadata": {"email_verified": True}}, "email_not_verified"),
+        ({"auth_email_verified": True}, {"email_verified": True}, None),
+        ({"auth_aal": "aal2"}, {}, "second_factor_required"),
+        ({"auth_aal": "aal2"}, {"aal": "aal1"}, "second_factor_required"),
+        ({"auth_aal": "aal2"}, {"aal": ["aal2"]}, "second_factor_required"),
+        ({"auth_aal": "aal2"}, {"aal": "aal2"}, None),
+        ({"auth_operator_aal": "aal2"}, {"aal": "aal1"}, None),
+        ({"auth_operator_aal": "aal2"}, {"app_metadata": {"role": "operator"}}, "second_factor_required"),
+        ({"auth_operator_aal": "aal2"}, {"aal": "aal2", "app_metadata": {"role": "operator"}}, None),
+    ],
+    ids=str,
+)
+async def test_a_shop_may_demand_a_better_sign_in(
+    settings_with: Callable[..., GatewaySettings],
+    make_token: TokenMaker,
+    demands: dict[str, object],
+    claims: dict[str, object],
+    code: str | None,
+) -> None:
+    authorization = f"Bearer {make_token(**claims)}"
+    if code:
+        assert (await refusal(settings_with(**demands), authorization)).code == code
+    else:
+        assert await Authenticator(settings_with(**demands)).verify(authorization)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,16 @@
-"""What a download's answer says of its file."""
+"""What a download's answer says of its file, and how fast it is to be taken."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 
+from gateway.routes import downloads
 from gateway.routes.downloads import disposition
+from protos.orders.v1 import orders_pb2
 
 
 @pytest.mark.parametrize(
@@ -41,3 +48,58 @@ async def test_a_file_cannot_be_looked_at_without_being_counted(
 ) -> None:
     answer = await client.head("/api/downloads/abc", headers=signed_in)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+
+
+class Reader:
+    """Takes each chunk in so many seconds, by a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Sequence[float]) -> None:
+        self._seconds = iter((0.0, *seconds, 0.0))
+        self._now = 0.0
+        self.taken = 0
+        monkeypatch.setattr(f"{downloads.__name__}.time.monotonic", lambda: self._now)
+        monkeypatch.setattr(f"{downloads.__name__}.asyncio.timeout", self._timeout)
+        self._left = 0.0
+
+    @asynccontextmanager
+    async def _timeout(self, seconds: float) -> AsyncIterator[None]:
+        self._left = seconds
+        yield
+
+    async def send(self, message: Message) -> None:
+        took = next(self._seconds)
+        if took > self._left:
+            raise TimeoutError
+        self._now += took
+        self.taken += len(message.get("body", b""))
+
+
+async def file_of(chunks: int, size_bytes: int) -> AsyncGenerator[Any, None]:
+    for _ in range(chunks):
+        yield orders_pb2.DownloadResponse(chunk=b"x" * size_bytes)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "taken"),
+    [
+        ([1.0] * 100, 100),
+        ([6.0] * 100, 100),
+        # As slow as may be for a while, then slower than that.
+        ([10.0] * 3, 3),
+        ([10.0] * 100, 3),
+        # A pause after a quick start.
+        ([0.1] * 50 + [19.0] + [0.1] * 49, 100),
+        ([0.1] * 50 + [21.0], 50),
+    ],
+)
+async def test_a_file_is_taken_fast_enough_on_the_whole_or_not_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, seconds: list[float], taken: int
+) -> None:
+    """Chunks of 64 KiB, a minimum of 10 KiB/s: 6.4 s for each, and 20 s to spare."""
+    size = 64 * 1024
+    reader = Reader(monkeypatch, seconds)
+    head = orders_pb2.DownloadResponse.Head(size_bytes=size * len(seconds), content_type="image/png")
+    file = downloads._File(head, file_of(len(seconds), size), min_bytes_per_second=10 * 1024)
+    with suppress(TimeoutError):
+        await file.stream_response(reader.send)
+    assert reader.taken == taken * size

@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import hashlib
+import math
 import re
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -35,7 +37,7 @@ async def told(*messages: pb.WatchOrderResponse, broken: bool = False) -> list[S
         if broken:
             raise Unavailable("UNAVAILABLE", "it restarts")
 
-    return [event async for event in events_of(KIND, stream(), closing=asyncio.Event())]
+    return [event async for event in events_of(KIND, stream(), closing=asyncio.Event(), expires_at=math.inf)]
 
 
 async def test_each_version_is_an_event_and_the_last_one_is_followed_by_the_end() -> None:
@@ -69,9 +71,23 @@ async def test_we_close_in_the_middle_of_waiting() -> None:
             is_closed.set()
 
     async with asyncio.timeout(5):
-        events = [event.event async for event in events_of(KIND, silent(), closing=closing)]
+        events = [
+            event.event async for event in events_of(KIND, silent(), closing=closing, expires_at=math.inf)
+        ]
         await is_closed.wait()
     assert events == [None, "order"]
+
+
+@pytest.mark.parametrize("ends_in_seconds", [0.05, -1.0])
+async def test_a_stream_ends_with_its_token(ends_in_seconds: float) -> None:
+    async def silent() -> AsyncIterator[pb.WatchOrderResponse]:
+        await asyncio.Event().wait()
+        yield news(2)
+
+    expires_at = time.time() + ends_in_seconds
+    async with asyncio.timeout(5):
+        stream = events_of(KIND, silent(), closing=asyncio.Event(), expires_at=expires_at)
+        assert [event.event async for event in stream] == [None]
 
 
 @pytest.mark.parametrize(

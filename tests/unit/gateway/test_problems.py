@@ -14,6 +14,7 @@ from services.chassis.errors import (
     Rejected,
     Unavailable,
 )
+from services.chassis.http_protocol import REFUSALS
 
 ORDER = "018f0c3e-0000-7000-8000-00000000abcd"
 
@@ -122,4 +123,11 @@ async def test_a_defect_of_ours_is_a_500_that_tells_nothing(api: FastAPI, client
 
 def test_every_503_and_only_what_may_be_repeated_says_when() -> None:
     repeatable = {code for code, kind in KINDS.items() if kind.retry_after_seconds}
-    assert repeatable == {code for code, kind in KINDS.items() if kind.status == 503} | {"request_in_flight"}
+    others = {"request_in_flight", "too_many_at_once", "too_many_connections"}
+    assert repeatable == {code for code, kind in KINDS.items() if kind.status == 503} | others
+
+
+def test_what_the_server_refuses_by_itself_is_in_the_table() -> None:
+    assert {(code, KINDS[code].status, KINDS[code].title) for code, _ in REFUSALS.values()} == {
+        (code, status, title) for status, (code, title) in REFUSALS.items()
+    }

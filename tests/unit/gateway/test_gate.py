@@ -279,8 +279,9 @@ async def test_an_answer_that_breaks_off_is_one_quiet_line_and_the_end_of_its_co
     async def send(message: Message) -> None:
         answered.append(message["type"])
 
-    scope = {"type": "http", "path": "/api/broken", "method": "GET", "headers": [], "query_string": b""}
-    scope |= {"scheme": "http", "http_version": "1.1", ABORT_IN_SCOPE: lambda: cut.append(True)}
+    scope: dict[str, Any] = {"type": "http", "path": "/api/broken", "method": "GET", "headers": []}
+    scope.update(scheme="http", http_version="1.1", query_string=b"")
+    scope[ABORT_IN_SCOPE] = lambda: cut.append(True)
     with capture_logs() as lines:
         await guarded(api, settings)(scope, _nothing, send)
     assert answered == ["http.response.start", "http.response.body"]

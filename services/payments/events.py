@@ -30,8 +30,9 @@ from services.payments.commands.events import ClaimedEvent
 from services.payments.commands.settlement import settle
 from services.payments.errors import LeaseLost, StripeMalformed, StripeMissing, StripeUnknown
 from services.payments.findings import NOT_OURS, Outcome, Settlement
-from services.payments.looks import Findings, Looker
-from services.payments.stripe_objects import Fields, Malformed
+from services.payments.looks import EventObject, Findings, Looker
+from services.payments.stripe_client import API_VERSION
+from services.payments.stripe_objects import Malformed
 from services.payments.traces import trace_of
 
 log = logs.get(__name__)
@@ -46,7 +47,7 @@ _LONGEST_OUTAGE_PAUSE_SECONDS = 300.0
 _MISSING_TRIES = 3
 _MISSING_AN_HOUR = 10
 
-Reader = Callable[[Looker, Fields], Awaitable[Findings]]
+Reader = Callable[[Looker, EventObject], Awaitable[Findings]]
 
 READERS: Mapping[str, Reader] = {
     "checkout.session.completed": Looker.session_changed,
@@ -56,13 +57,13 @@ READERS: Mapping[str, Reader] = {
     "payment_intent.succeeded": Looker.payment_succeeded,
     "payment_intent.payment_failed": Looker.payment_declined,
     "payment_intent.canceled": Looker.payment_canceled,
-    "charge.refunded": Looker.refunds_changed,
-    "refund.created": Looker.refunds_changed,
-    "refund.updated": Looker.refunds_changed,
-    "refund.failed": Looker.refunds_changed,
-    "charge.dispute.created": Looker.disputes_changed,
-    "charge.dispute.updated": Looker.disputes_changed,
-    "charge.dispute.closed": Looker.disputes_changed,
+    "charge.refunded": Looker.charge_refunded,
+    "refund.created": Looker.refund_changed,
+    "refund.updated": Looker.refund_changed,
+    "refund.failed": Looker.refund_changed,
+    "charge.dispute.created": Looker.dispute_changed,
+    "charge.dispute.updated": Looker.dispute_changed,
+    "charge.dispute.closed": Looker.dispute_changed,
     "invoice.paid": Looker.invoice_paid,
     "invoice.payment_succeeded": Looker.invoice_paid,
     "invoice.payment_failed": Looker.invoice_failed,
@@ -268,12 +269,12 @@ def event_label(event_type: str) -> str:
     return event_type if event_type in READERS else "other"
 
 
-def _object_of(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+def _object_of(payload: Mapping[str, Any]) -> EventObject:
     data = payload.get("data")
     fields = data.get("object") if isinstance(data, Mapping) else None
     if not isinstance(fields, Mapping):
         raise Malformed("data.object is not an object")
-    return fields
+    return EventObject(fields, is_pinned=payload.get("api_version") == API_VERSION)
 
 
 def _describe(error: Exception) -> str:

@@ -1,16 +1,28 @@
 """From an event to findings: what it says where its payload can be trusted, else what Stripe says now.
 
+A payload is rendered in the API version that its endpoint or the account had when it was written, and never
+changes. One of the version that we pin, of the shape that we know, decides by itself. Of any other only the
+event's type and the object's kind and id are believed, and the object is asked for in the pinned version: a
+field may mean something else, or stand elsewhere. Such questions share an allowance, so that a burst of them
+takes neither connections nor Stripe's rate limit from whoever opens a checkout.
+
 A paid session never becomes unpaid, so its event is enough. Refunds, disputes, invoices and subscriptions
 change again: their events only say where to look. No transaction is open while Stripe is asked; a snapshot
 is stamped with the database's clock before it is asked for (docs/payments.md).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import Protocol, TypeVar
 
+from services.chassis import logs
 from services.chassis.db import Database
+from services.chassis.rates import Rate
 from services.payments import queries, rules, stripe_objects
+from services.payments.allowance import Allowance
 from services.payments.errors import StripeRefused
 from services.payments.findings import (
     DeclineFound,
@@ -23,9 +35,33 @@ from services.payments.findings import (
     SubscriptionFound,
 )
 from services.payments.stripe_client import CALL_SECONDS, Stripe
-from services.payments.stripe_objects import Dispute, Fields, Movement
+from services.payments.stripe_objects import (
+    Dispute,
+    Fields,
+    Intent,
+    Invoice,
+    Malformed,
+    Movement,
+    Session,
+)
+
+log = logs.get(__name__)
+
+# Beside what is asked anyway. Stripe takes 25 reads a second in test mode, 100 in live mode.
+_AT_ONCE = 2
+_RATE = Rate(10, 5)
 
 Findings = Sequence[Finding]
+_Read = TypeVar("_Read")
+_Told = TypeVar("_Told", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class EventObject:
+    """What an event is about, as its payload shows it; `is_pinned`: in the API version that we read."""
+
+    fields: Fields
+    is_pinned: bool
 
 
 class Looker:
@@ -34,21 +70,22 @@ class Looker:
     def __init__(self, *, database: Database, stripe: Stripe) -> None:
         self._database = database
         self._stripe = stripe
+        self._allowance = Allowance(_AT_ONCE, _RATE)
 
-    async def session_changed(self, fields: Fields) -> Findings:
-        session = stripe_objects.parse_session(fields)
+    async def session_changed(self, about: EventObject) -> Findings:
+        session = await self._session(about)
         found = SessionFound(session)
         if session.subscription_id is None or rules.checkout_of(session) is None:
             return [found]
         return [found, await self.subscription(session.subscription_id)]
 
-    async def delayed_payment_failed(self, fields: Fields) -> Findings:
-        return [SessionFound(stripe_objects.parse_session(fields), payment_failed=True)]
+    async def delayed_payment_failed(self, about: EventObject) -> Findings:
+        return [SessionFound(await self._session(about), payment_failed=True)]
 
-    async def payment_succeeded(self, fields: Fields) -> Findings:
+    async def payment_succeeded(self, about: EventObject) -> Findings:
         """Enough by itself once the checkout knows its session; else the session has overtaken our answer
         from Stripe, and is asked for."""
-        intent = stripe_objects.parse_intent(fields)
+        intent = await self._intent(about)
         checkout_id = rules.as_id(intent.metadata.get("checkout_id"))
         if checkout_id is None:
             return [IntentFound(intent)]
@@ -58,45 +95,79 @@ class Looker:
             return [IntentFound(intent)]
         return await self._sessions_of(intent.id) or [IntentFound(intent)]
 
-    async def payment_declined(self, fields: Fields) -> Findings:
-        return [DeclineFound(stripe_objects.parse_intent(fields))]
+    async def payment_declined(self, about: EventObject) -> Findings:
+        return [DeclineFound(await self._intent(about))]
 
-    async def payment_canceled(self, fields: Fields) -> Findings:
+    async def payment_canceled(self, about: EventObject) -> Findings:
         """A delayed payment that will not come: its session stays complete and unpaid. Of a session that
         nobody completed it is no news, whatever has become of that."""
-        intent = stripe_objects.parse_intent(fields)
+        intent = await self._intent(about)
         if not rules.bears_our_metadata(intent.metadata):
             return []
         return [
             SessionFound(found.session, payment_failed=True) for found in await self._sessions_of(intent.id)
         ] or [DeclineFound(intent)]
 
-    async def refunds_changed(self, fields: Fields) -> Findings:
-        intent_id = stripe_objects.reference(fields, "payment_intent")
+    async def charge_refunded(self, about: EventObject) -> Findings:
+        return await self._refunds_of(await self._payment_of(about, "charge"))
+
+    async def refund_changed(self, about: EventObject) -> Findings:
+        return await self._refunds_of(await self._payment_of(about, "refund"))
+
+    async def _refunds_of(self, intent_id: str | None) -> Findings:
         if intent_id is None:
             return []
         return [*await self._origin_of(intent_id), await self.refunds(intent_id)]
 
-    async def disputes_changed(self, fields: Fields) -> Findings:
-        intent_id = stripe_objects.reference(fields, "payment_intent")
+    async def dispute_changed(self, about: EventObject) -> Findings:
+        intent_id = await self._payment_of(about, "dispute")
         if intent_id is None:
             return []
         return [*await self._origin_of(intent_id), await self.disputes(intent_id)]
 
-    async def invoice_paid(self, fields: Fields) -> Findings:
-        invoice = stripe_objects.parse_invoice(fields)
+    async def invoice_paid(self, about: EventObject) -> Findings:
+        invoice = await self._invoice(about)
         if invoice.subscription_id is None:
             return []
         return await self.invoice(invoice.id)
 
-    async def invoice_failed(self, fields: Fields) -> Findings:
+    async def invoice_failed(self, about: EventObject) -> Findings:
         """No money came; what it means for the subscription, Stripe decides."""
-        invoice = stripe_objects.parse_invoice(fields)
+        invoice = await self._invoice(about)
         return [await self.subscription(invoice.subscription_id)] if invoice.subscription_id else []
 
-    async def subscription_changed(self, fields: Fields) -> Findings:
+    async def subscription_changed(self, about: EventObject) -> Findings:
         """Only its id is read: the payload may be old."""
-        return [await self.subscription(stripe_objects.parse_id(fields, "subscription"))]
+        return [await self.subscription(stripe_objects.parse_id(about.fields, "subscription"))]
+
+    async def _session(self, about: EventObject) -> Session:
+        ask = self._stripe.retrieve_session
+        return await self._read(about, "checkout.session", stripe_objects.parse_session, ask)
+
+    async def _intent(self, about: EventObject) -> Intent:
+        ask = self._stripe.retrieve_intent
+        return await self._read(about, "payment_intent", stripe_objects.parse_intent, ask)
+
+    async def _invoice(self, about: EventObject) -> Invoice:
+        ask = self._stripe.retrieve_invoice
+        return await self._read(about, "invoice", stripe_objects.parse_invoice, ask)
+
+    async def _payment_of(self, about: EventObject, kind: str) -> str | None:
+        ask = partial(self._stripe.retrieve_payment_of, kind)
+        return await self._read(about, kind, stripe_objects.parse_payment_of, ask)
+
+    async def _read(
+        self, about: EventObject, kind: str, parse: Callable[[Fields], _Read], ask: "_Ask[_Read]"
+    ) -> _Read:
+        """What the payload says, or Stripe where that cannot be trusted. Malformed without kind and id."""
+        object_id = stripe_objects.parse_id(about.fields, kind)
+        if about.is_pinned:
+            try:
+                return parse(about.fields)
+            except Malformed as error:
+                log.warning("stripe_event.unknown_shape", kind=kind, object_id=object_id, why=str(error))
+        async with self._allowance:
+            return await ask(object_id, deadline=_deadline())
 
     async def refunds(self, intent_id: str) -> RefundsFound:
         observed_at = await self._now()
@@ -159,6 +230,12 @@ class Looker:
     async def _now(self) -> datetime:
         async with self._database.worker() as connection:
             return await queries.database_now(connection)
+
+
+class _Ask(Protocol[_Told]):
+    """A call to Stripe for one object."""
+
+    async def __call__(self, object_id: str, /, *, deadline: float) -> _Told: ...
 
 
 def _deadline() -> float:

@@ -159,6 +159,17 @@ class Stripe:
         call = self._client.v1.charges.retrieve_async(charge_id, {"expand": ["balance_transaction"]})
         return _parsed(await _answer("retrieve_charge", call, deadline), stripe_objects.parse_charge)
 
+    async def retrieve_payment_of(self, kind: str, object_id: str, *, deadline: float) -> str | None:
+        """The payment intent of a charge, a refund or a dispute; a charge made without one has None."""
+        v1 = self._client.v1
+        retrieve: Callable[[str], Awaitable[Any]] = {
+            "charge": v1.charges.retrieve_async,
+            "refund": v1.refunds.retrieve_async,
+            "dispute": v1.disputes.retrieve_async,
+        }[kind]
+        answer = await _answer(f"retrieve_{kind}", retrieve(object_id), deadline)
+        return _parsed(answer, stripe_objects.parse_payment_of)
+
     async def retrieve_invoice(self, invoice_id: str, *, deadline: float) -> Invoice:
         call = self._client.v1.invoices.retrieve_async(invoice_id)
         return _parsed(await _answer("retrieve_invoice", call, deadline), stripe_objects.parse_invoice)

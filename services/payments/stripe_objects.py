@@ -302,6 +302,11 @@ def parse_id(fields: Fields, kind: str) -> str:
     return _required(fields, "id")
 
 
+def parse_payment_of(fields: Fields) -> str | None:
+    """The payment intent of a charge, a refund or a dispute."""
+    return reference(fields, "payment_intent")
+
+
 def parse_paid_by(fields: Fields) -> str | None:
     """The payment intent of an invoice_payment; None when it was paid in another way."""
     _check_kind(fields, "invoice_payment")

@@ -302,6 +302,7 @@ def payments(running_payments: Payments) -> Iterator[Payments]:
     running_payments.stripe.accidents.clear()
     running_payments.stripe.before_answer = None
     running_payments.stripe.refusals.clear()
+    running_payments.stripe.look_seconds = 0.0
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from services.payments.stripe_client import API_VERSION
+
 Fields = dict[str, Any]
 
 
@@ -36,8 +38,11 @@ class StripeDouble:
         # Other objects than sessions, by their id; and what is refused, by a part of its address.
         self.objects: dict[str, Fields] = {}
         self.refusals: dict[str, tuple[int, str, str]] = {}
-        # Each address that was asked for with GET.
+        # Each address of an object that was asked for, how many at once, and how long one takes.
         self.looks: list[str] = []
+        self.most_looks_at_once = 0
+        self.look_seconds = 0.0
+        self._looking = 0
         self._stored: dict[str, tuple[bytes, int, Fields]] = {}
 
     def of(self, checkout_id: str) -> list[Fields]:
@@ -134,6 +139,10 @@ class StripeDouble:
         """A session or any other object, unless the test refuses to show it."""
         path, object_id = request.url.path, request.path_params["id"]
         self.looks.append(path)
+        self._looking += 1
+        self.most_looks_at_once = max(self.most_looks_at_once, self._looking)
+        await asyncio.sleep(self.look_seconds)
+        self._looking -= 1
         for part, (status, code, message) in self.refusals.items():
             if part in path:
                 refusal = _error("invalid_request_error", message, code or None)
@@ -166,6 +175,16 @@ class StripeDouble:
             return JSONResponse(_error("invalid_request_error", "not open"), status_code=400)
         session |= {"status": "expired", "url": None}
         return JSONResponse(session)
+
+    async def list_of_payment(self, request: Request) -> Response:
+        """The refunds or disputes of a payment intent."""
+        intent_id, kind = request.query_params["payment_intent"], request.url.path.rpartition("/")[2]
+        data = [
+            each
+            for each in self.objects.values()
+            if f"{each['object']}s" == kind and each.get("payment_intent") == intent_id
+        ]
+        return JSONResponse({"object": "list", "url": "/v1/x", "data": data, "has_more": False})
 
     async def no_events(self, _: Request) -> Response:
         """What reconciliation compares is the sandbox's business."""
@@ -212,6 +231,10 @@ def running_double() -> Iterator[StripeDouble]:
             Route("/v1/checkout/sessions", double.list, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}", double.retrieve, methods=["GET"]),
             *(Route(f"/v1/{kind}/{{id}}", double.retrieve, methods=["GET"]) for kind in _KINDS),
+            *(
+                Route(f"/v1/{kind}", double.list_of_payment, methods=["GET"])
+                for kind in ("refunds", "disputes")
+            ),
             Route("/v1/events", double.no_events, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}/expire", double.expire, methods=["POST"]),
         ]
@@ -228,11 +251,14 @@ def running_double() -> Iterator[StripeDouble]:
         thread.join(10)
 
 
-def event_body(event_id: str, event_type: str, session: Fields) -> bytes:
-    """An event about a session, as Stripe sends it."""
+def event_body(
+    event_id: str, event_type: str, session: Fields, *, api_version: str | None = API_VERSION
+) -> bytes:
+    """An event about a session or another object, as Stripe sends it."""
     event = {
         "id": event_id,
         "object": "event",
+        "api_version": api_version,
         "type": event_type,
         "created": int(time.time()),
         "livemode": False,

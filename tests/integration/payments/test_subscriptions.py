@@ -125,6 +125,20 @@ async def test_any_order_of_the_events_ends_in_the_same_state(payments: Payments
         assert await grants(payments) == [(session["invoice"], POINTS)]
 
 
+async def test_a_renewal_told_as_older_versions_render_it_gives_its_points(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    """Before 2025-03-31 an invoice had its subscription at the top, and no `parent`."""
+    checkout, row = await subscribed(payments)
+    await stripe.control("api_versions", account="2025-02-24.acacia")
+    try:
+        await stripe.control(f"subscriptions/{row['stripe_subscription_id']}/renew")
+    finally:
+        await stripe.control("api_versions")
+    await payments.until("SELECT 1 FROM invoices WHERE subscription_id = %s HAVING count(*) = 2", checkout.id)
+    assert [net for _, net in await grants(payments)] == [POINTS] * 2
+
+
 async def test_a_card_that_fails_is_shown_and_a_late_payment_counts(
     payments: Payments, stripe: Sandbox
 ) -> None:

@@ -35,7 +35,7 @@ def rules() -> list[dict[str, Any]]:
 
 # What is read from a database or the broker, and told by whoever reads it.
 SAMPLED = {
-    gauge.describe()[0].name
+    next(iter(gauge.describe())).name
     for gauge in (
         *(metrics.CONSUMER_PENDING, metrics.CONSUMER_UNACKNOWLEDGED, metrics.INVARIANT_VIOLATIONS),
         *(

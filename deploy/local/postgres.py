@@ -9,6 +9,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from deploy.postgres.roles import HBA_KEEPS_OUT
+
 
 def _binaries() -> Path:
     """Found, not imported: the package's own server management is not what we use."""
@@ -33,7 +35,8 @@ _SETTINGS = {
     "log_min_messages": "warning",
     "timezone": "UTC",
 }
-_HBA = """\
+_HBA = f"""\
+{HBA_KEEPS_OUT}
 local all all scram-sha-256
 host all all 127.0.0.1/32 scram-sha-256
 """
@@ -45,8 +48,13 @@ def _as_user() -> list[str]:
 
 def initialise(data: Path, password: str) -> None:
     """Creates the cluster once. RuntimeError says what initdb said."""
-    if (data / "PG_VERSION").exists():
-        return
+    if not (data / "PG_VERSION").exists():
+        _create(data, password)
+    # Each time: an older version of ours wrote another one.
+    (data / "pg_hba.conf").write_text(_HBA)
+
+
+def _create(data: Path, password: str) -> None:
     password_file = data.parent / ".postgres-password"
     password_file.write_text(password)
     try:
@@ -62,7 +70,6 @@ def initialise(data: Path, password: str) -> None:
         password_file.unlink()
     if result.returncode != 0:
         raise RuntimeError(f"initdb failed: {(result.stderr or result.stdout).strip()}")
-    (data / "pg_hba.conf").write_text(_HBA)
 
 
 def command(data: Path, port: int) -> list[str]:

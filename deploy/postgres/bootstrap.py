@@ -2,7 +2,8 @@
 
 Each service has a database and three logins: `<svc>_owner` migrates and owns the tables, `<svc>_app` serves
 customers under row-level security, `<svc>_worker` serves consumers and sagas. No login may connect to
-another service's database, nor to postgres or template1.
+another service's database. From postgres and template1 they are kept out by pg_hba.conf (roles.py). Each
+login's sessions are bounded and pinned by the role's own settings, for those that come through a pooler.
 """
 
 from collections.abc import Mapping
@@ -10,28 +11,53 @@ from collections.abc import Mapping
 import psycopg
 from psycopg import sql
 
-from deploy.postgres.roles import LOGINS, SERVICES, role
+from deploy.postgres.roles import LOGINS, LOGINS_GROUP, SERVICES, role
+from services.chassis.connections import LIMITS
 
 
 def bootstrap(admin_url: str, passwords: Mapping[str, str]) -> None:
     """Creates what is missing and sets every password; `passwords` is by role name."""
     with psycopg.connect(admin_url, autocommit=True) as connection:
+        _create_group(connection)
         for service in SERVICES:
             for login in LOGINS:
                 _create_role(connection, role(service, login), passwords[role(service, login)])
+                _bound_sessions(connection, service, login)
             _create_database(connection, service)
-        for database in ("postgres", "template1"):
-            _execute(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", database)
     for service in SERVICES:
         with psycopg.connect(admin_url, dbname=service, autocommit=True) as connection:
             _prepare_schema(connection, service)
 
 
+def _create_group(connection: psycopg.Connection) -> None:
+    if _has_role(connection, LOGINS_GROUP):
+        return
+    if _has_role(connection, role(SERVICES[0], LOGINS[0])):
+        # Up to 0.1 the logins were kept out at the expense of everybody else: as it was before.
+        connection.execute("GRANT CONNECT, TEMPORARY ON DATABASE postgres TO PUBLIC")
+        connection.execute("GRANT CONNECT ON DATABASE template1 TO PUBLIC")
+    _execute(connection, "CREATE ROLE {} NOLOGIN", LOGINS_GROUP)
+
+
+def _has_role(connection: psycopg.Connection, name: str) -> bool:
+    return connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None
+
+
 def _create_role(connection: psycopg.Connection, name: str, password: str) -> None:
-    known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone()
-    verb = "ALTER" if known else "CREATE"
+    verb = "ALTER" if _has_role(connection, name) else "CREATE"
     statement = sql.SQL(verb + " ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}")
     connection.execute(statement.format(sql.Identifier(name), sql.Literal(password)))
+    _execute(connection, "GRANT {} TO {} WITH INHERIT FALSE, SET FALSE", LOGINS_GROUP, name)
+
+
+def _bound_sessions(connection: psycopg.Connection, service: str, login: str) -> None:
+    for setting, value in LIMITS[login].settings().items():
+        statement = sql.SQL("ALTER ROLE {} SET {} = {}")
+        connection.execute(
+            statement.format(
+                sql.Identifier(role(service, login)), sql.Identifier(setting), sql.Literal(value)
+            )
+        )
 
 
 def _create_database(connection: psycopg.Connection, service: str) -> None:

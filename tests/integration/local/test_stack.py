@@ -61,10 +61,22 @@ def test_a_login_enters_its_own_database_only(servers: Servers, service: str, lo
     own = servers.url(service, login)
     psycopg.connect(own).close()
     for other in {*SERVICES, "postgres", "template1"} - {service}:
-        with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        refusal = "permission denied" if other in SERVICES else "pg_hba.conf rejects"
+        with pytest.raises(psycopg.OperationalError, match=refusal):
             psycopg.connect(own, dbname=other)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(own, password="wrong")
+
+
+def test_whoever_is_none_of_ours_enters_the_common_databases(servers: Servers) -> None:
+    """As pg_rewind's user and CloudNativePG's streaming_replica must, or an old primary never comes back."""
+    with psycopg.connect(servers.admin_url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE rewinds LOGIN REPLICATION PASSWORD 'secret'")
+        try:
+            for database in ("postgres", "template1"):
+                psycopg.connect(servers.admin_url(database), user="rewinds", password="secret").close()
+        finally:
+            connection.execute("DROP ROLE rewinds")
 
 
 def test_no_login_owns_more_than_its_service(servers: Servers) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-import psycopg
+from pydantic import SecretStr
+
+from services.chassis.connections import WORKER, connect_now
 
 # What is still on its way, by database. A card order that waits for its customer is at rest, and so is a mail
 # whose answer from the mail server does not come.
@@ -33,6 +35,6 @@ def is_quiet(database_urls: Mapping[str, str]) -> bool:
 
 
 def _count(url: str, query: str) -> int:
-    with psycopg.connect(url, connect_timeout=5) as connection:
+    with connect_now(SecretStr(url), WORKER, name="quiet") as connection:
         row = connection.execute(query.encode()).fetchone()
     return int(row[0]) if row else 0

@@ -79,6 +79,8 @@ REQUEST = Limits(lock_ms=1000, statement_ms=1500, idle_in_transaction_ms=10_000,
 WORKER = Limits(lock_ms=5000, statement_ms=5000, idle_in_transaction_ms=10_000, deadline_seconds=10)
 # Who migrates. A change that waits for a lock makes everybody else wait behind it: rather fail, try again.
 OWNER = Limits(lock_ms=5000, statement_ms=0, idle_in_transaction_ms=60_000, deadline_seconds=3600)
+# Who looks at all of it, and holds nobody up.
+OPERATOR = Limits(lock_ms=5000, statement_ms=600_000, idle_in_transaction_ms=600_000, deadline_seconds=600)
 # By the last part of a login's name, `<service>_<login>`.
 LIMITS: Mapping[str, Limits] = {"app": REQUEST, "worker": WORKER, "owner": OWNER}
 

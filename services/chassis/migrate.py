@@ -1,6 +1,9 @@
 """Runs a service's Alembic history against its own database: `python -m services.<name> migrate`."""
 
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -8,13 +11,20 @@ from pathlib import Path
 import psycopg
 from alembic import command, context
 from alembic.config import Config
-from sqlalchemy import Connection, MetaData, NullPool, create_engine, text
+from sqlalchemy import MetaData, NullPool, create_engine
 
+from services.chassis.connections import OWNER, Row, connect_now
 from services.chassis.settings import MigrationSettings, load
 
 # Any number: one lock per database, so that replicas starting together migrate one after the other.
 _MIGRATION_LOCK = 4_711
-_LOCK_SECONDS = 5
+# As long as replicas that start together may have to wait for the first one of them.
+_LOCK_SECONDS = 300.0
+_HOLDER = """
+    SELECT format('pid %%s, %%s from %%s, connected since %%s', pid, application_name,
+        coalesce(client_addr::text, 'this machine'), backend_start)
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND objid = %s AND granted"""
 _ASK_AGAIN_SECONDS = 0.2
 
 
@@ -45,22 +55,39 @@ def run(metadata: MetaData) -> None:
 
 
 def _run_online(metadata: MetaData) -> None:
-    url = load(MigrationSettings).database_owner_url.get_secret_value()
-    engine = create_engine("postgresql+psycopg://", creator=partial(psycopg.connect, url), poolclass=NullPool)
-    with engine.connect() as connection:
-        _lock(connection)
-        # A change that waits for a lock makes everybody else wait behind it: rather fail, and try again.
-        connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
-        connection.commit()
+    settings = load(MigrationSettings)
+    connect = partial(
+        connect_now, settings.database_owner_url, OWNER, name="migrate", pooling=settings.database_pooling
+    )
+    engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
+    with _alone(connect), engine.connect() as connection:
         context.configure(connection=connection, target_metadata=metadata)
         with context.begin_transaction():
             context.run_migrations()
 
 
-def _lock(connection: Connection) -> None:
+@contextmanager
+def _alone(connect: Callable[[], psycopg.Connection[Row]]) -> Iterator[None]:
+    """Holds the lock with a transaction of its own: it ends with the connection, behind a pooler too, and has
+    no snapshot that an index made CONCURRENTLY would wait for."""
+    with connect() as connection:
+        # Others migrate meanwhile, and that may take hours.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        _lock(connection)
+        yield
+
+
+def _lock(connection: psycopg.Connection[Row]) -> None:
     """Asks again and again: an index that is made CONCURRENTLY waits for every statement that runs, and would
-    deadlock with one that waits for this lock."""
-    asked = text("SELECT pg_try_advisory_lock(:lock)")
-    while not connection.scalar(asked, {"lock": _MIGRATION_LOCK}):
-        connection.commit()
+    deadlock with one that waits for this lock. Ends the process when it cannot be had."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while not _has_lock(connection):
+        if time.monotonic() > deadline:
+            holder = connection.execute(_HOLDER, (_MIGRATION_LOCK,)).fetchone()
+            sys.exit(f"another migration holds the lock since {_LOCK_SECONDS:.0f} s: {holder}")
         time.sleep(_ASK_AGAIN_SECONDS)
+
+
+def _has_lock(connection: psycopg.Connection[Row]) -> bool:
+    row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_MIGRATION_LOCK,)).fetchone()
+    return row is not None and bool(row[0])

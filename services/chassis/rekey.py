@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from psycopg import sql
 
 from services.chassis import logs
+from services.chassis.connections import WORKER, connect_now
 from services.chassis.crypto import Keyring
 from services.chassis.settings import RekeySettings, load
 from services.chassis.usage import end_with_usage
@@ -52,7 +53,13 @@ def run(service: str, columns: Sequence[SealedColumn], arguments: Sequence[str])
     logs.configure(service, settings.log_level)
     keyring = Keyring(settings.data_encryption_keys)
     stays_behind = False
-    with psycopg.connect(settings.database_worker_url.get_secret_value(), autocommit=True) as connection:
+    with connect_now(
+        settings.database_worker_url,
+        WORKER,
+        name=f"{service}-rekey",
+        pooling=settings.database_pooling,
+        autocommit=True,
+    ) as connection:
         for column in columns:
             counts = rekey(connection, keyring, column, is_check=_CHECK in arguments)
             log.info(
@@ -93,7 +100,10 @@ def _sealed_before(
         later=sql.SQL("true" if last is None else "id > %(last)s"),
         limit=_BATCH,
     )
-    found = connection.execute(query, {"head": keyring.current_head, "last": last}).fetchall()
+    with connection.transaction():
+        # It may read the whole table to find the few that are left.
+        connection.execute("SET LOCAL statement_timeout = 0")
+        found = connection.execute(query, {"head": keyring.current_head, "last": last}).fetchall()
     return [(row_id, bytes(sealed)) for row_id, sealed in found]
 
 

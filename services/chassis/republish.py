@@ -14,6 +14,7 @@ from uuid import UUID
 import psycopg
 
 from services.chassis import logs
+from services.chassis.connections import WORKER, connect_now
 from services.chassis.settings import RepublishSettings, load
 
 log = logs.get(__name__)
@@ -33,7 +34,13 @@ def run(service: str, arguments: Sequence[str]) -> None:
     since: datetime = parser.parse_args(arguments).since
     settings = load(RepublishSettings)
     logs.configure(service, settings.log_level)
-    with psycopg.connect(settings.database_worker_url.get_secret_value(), autocommit=True) as connection:
+    with connect_now(
+        settings.database_worker_url,
+        WORKER,
+        name=f"{service}-republish",
+        pooling=settings.database_pooling,
+        autocommit=True,
+    ) as connection:
         log.info("republish.done", since=since.isoformat(), facts=republish(connection, since))
 
 

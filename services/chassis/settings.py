@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.client_address import TrustedProxies
 from services.chassis.http_protocol import WireLimits
+from services.chassis.connections import Pooling
 from services.chassis.setting_values import EncryptionKeys, Listen, LogLevel, NatsUrl, PostgresUrl
 from services.chassis.transport import TlsFiles, Transport
 
@@ -114,7 +115,14 @@ class GrpcSettings(TracedSettings):
         return self
 
 
-class ServiceSettings(GrpcSettings):
+class DatabaseSettings(ProcessSettings):
+    """Who connects to Postgres."""
+
+    # `transaction` behind PgBouncer in that mode: another session for each transaction (connections.py).
+    database_pooling: Pooling = "session"
+
+
+class ServiceSettings(GrpcSettings, DatabaseSettings):
     """A gRPC service with a database and a seat on the bus."""
 
     # postgresql://<service>_app:…: customer requests, under row-level security.
@@ -135,27 +143,27 @@ class ServiceSettings(GrpcSettings):
     data_encryption_keys: EncryptionKeys
 
 
-class MigrationSettings(ProcessSettings):
+class MigrationSettings(DatabaseSettings):
     """The one-shot that migrates a service's own database."""
 
     # postgresql://<service>_owner:…: owns the tables, never used at run time.
     database_owner_url: PostgresUrl
 
 
-class RekeySettings(ProcessSettings):
+class RekeySettings(DatabaseSettings):
     """The one-shot that seals what is stored with the newest key (rekey.py)."""
 
     database_worker_url: PostgresUrl
     data_encryption_keys: EncryptionKeys
 
 
-class RepublishSettings(ProcessSettings):
+class RepublishSettings(DatabaseSettings):
     """The one-shot that publishes again what the outbox holds (republish.py)."""
 
     database_worker_url: PostgresUrl
 
 
-class SeedSettings(ProcessSettings):
+class SeedSettings(DatabaseSettings):
     """The one-shot that puts the sample catalogue in."""
 
     database_worker_url: PostgresUrl

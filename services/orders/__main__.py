@@ -56,14 +56,17 @@ async def serve(settings: OrdersSettings) -> None:
         app_url=settings.database_app_url,
         worker_url=settings.database_worker_url,
         pool_size=settings.database_pool_size,
+        pooling=settings.database_pooling,
         name=NAME,
     )
+    await database.require_settings()
     bus = Bus(settings.nats_url, name=NAME, stream="ORDERS", replicas=settings.nats_stream_replicas)
     relay = Relay(
         database_url=settings.database_worker_url,
         bus=bus,
         source=NAME,
         poll_seconds=settings.relay_poll_seconds,
+        pooling=settings.database_pooling,
     )
     keyring = Keyring(settings.data_encryption_keys)
     mailer = Mailer(

@@ -1,13 +1,11 @@
 """The sample catalogue: pictures to buy, and their files, put in once. `python -m services.orders seed`."""
 
 import asyncio
-from functools import partial
 from uuid import UUID
 
-import psycopg
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import create_async_engine
 
+from services.chassis.db import Database
 from services.orders.commands.stock import open_stock
 from services.orders.models import products
 from services.orders.pictures import draw
@@ -58,11 +56,11 @@ def run(settings: OrdersSeedSettings) -> None:
 
 
 async def _insert_products(settings: OrdersSeedSettings) -> None:
-    url = settings.database_worker_url.get_secret_value()
-    engine = create_async_engine(
-        "postgresql+psycopg://", async_creator=partial(psycopg.AsyncConnection.connect, url)
+    url = settings.database_worker_url
+    database = Database(
+        app_url=url, worker_url=url, pool_size=1, name="orders-seed", pooling=settings.database_pooling
     )
-    async with engine.begin() as connection:
+    async with database.worker() as connection:
         for number, (title, description, price_cents, price_points, stock) in enumerate(_PICTURES, start=1):
             product_id = _product_id(number)
             inserted = await connection.execute(
@@ -81,4 +79,4 @@ async def _insert_products(settings: OrdersSeedSettings) -> None:
             )
             if inserted.first() is not None:
                 await open_stock(connection, product_id, stock, actor="seed")
-    await engine.dispose()
+    await database.dispose()

@@ -59,8 +59,10 @@ async def serve(settings: Settings) -> None:
         app_url=settings.database_app_url,
         worker_url=settings.database_worker_url,
         pool_size=settings.database_pool_size,
+        pooling=settings.database_pooling,
         name="payments",
     )
+    await database.require_settings()
     stripe = Stripe(
         secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base, shop_url=settings.shop_url
     )
@@ -71,6 +73,7 @@ async def serve(settings: Settings) -> None:
         bus=bus,
         source="payments",
         poll_seconds=settings.relay_poll_seconds,
+        pooling=settings.database_pooling,
     )
 
     async def read_versions(checkout_ids: Collection[UUID]) -> Mapping[UUID, int]:
@@ -104,7 +107,12 @@ async def serve(settings: Settings) -> None:
         wake_events=handling.wake,
         after_commit=tell_changes,
     )
-    reconciling = Worker("stripe.reconcile", reconciler.run_due, tick_seconds=reconciliation.TICK_SECONDS)
+    reconciling = Worker(
+        "stripe.reconcile",
+        reconciler.run_due,
+        tick_seconds=reconciliation.TICK_SECONDS,
+        longest_seconds=reconciliation.LONGEST_SECONDS,
+    )
     receiver = Receiver(
         database=database,
         keyring=keyring,
@@ -189,6 +197,7 @@ async def _seed(settings: SeedSettings) -> None:
         worker_url=settings.database_worker_url,
         pool_size=1,
         name="payments-seed",
+        pooling=settings.database_pooling,
     )
     async with database.worker() as connection:
         await add_packages(connection, SAMPLE_PACKAGES)

@@ -35,14 +35,17 @@ async def serve(settings: WalletSettings) -> None:
         app_url=settings.database_app_url,
         worker_url=settings.database_worker_url,
         pool_size=settings.database_pool_size,
+        pooling=settings.database_pooling,
         name="wallet",
     )
+    await database.require_settings()
     bus = Bus(settings.nats_url, name="wallet", stream="WALLET", replicas=settings.nats_stream_replicas)
     relay = Relay(
         database_url=settings.database_worker_url,
         bus=bus,
         source="wallet",
         poll_seconds=settings.relay_poll_seconds,
+        pooling=settings.database_pooling,
     )
     consumers = [
         Consumer(

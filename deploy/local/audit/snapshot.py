@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.rows import dict_row
+from pydantic import SecretStr
 
+from services.chassis.connections import OPERATOR, connect_now
 from services.chassis.invariants import Invariant
 
 Row = dict[str, Any]
@@ -63,7 +65,9 @@ def snapshots(urls: Mapping[str, str]) -> Iterator[Snapshots]:
 
 @contextmanager
 def _snapshot(url: str) -> Iterator[psycopg.Connection[Row]]:
-    with psycopg.connect(url, row_factory=dict_row, connect_timeout=5) as connection:
+    with connect_now(SecretStr(url), OPERATOR, name="audit") as connection_:
+        connection = cast("psycopg.Connection[Row]", connection_)
+        connection.row_factory = dict_row
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         yield connection

@@ -269,7 +269,8 @@ def base_environment() -> dict[str, str]:
         *("PATH", "HOME", "LANG", "TMPDIR", "LOG_LEVEL", "RELAY_POLL_SECONDS"),
         *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG"),
     )
-    return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
+    ours = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return {name: os.environ[name] for name in kept if name in os.environ} | ours
 
 
 async def _answers_sql(url: str) -> bool:

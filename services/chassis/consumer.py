@@ -22,7 +22,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import failpoints, inbox, logs, metrics, tracing
+from services.chassis import failpoints, inbox, logs, metrics, rounds, tracing
 from services.chassis.bus import Bus
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
@@ -150,7 +150,8 @@ class Consumer:
 
         async def one(message: Msg) -> None:
             async with slots:
-                await self._settle(message)
+                with rounds.under_way(self.name):
+                    await self._settle(message)
 
         async with asyncio.TaskGroup() as group:
             for message in messages:

@@ -7,9 +7,10 @@ the few statements of the checkout path, where compiling Core costs more CPU tha
 (`make bench`). Everything commits when the block ends and rolls back when it raises.
 """
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 from uuid import UUID
@@ -23,7 +24,16 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from services.chassis import connections, metrics
-from services.chassis.connections import REQUEST, WORKER, Limits, Pooling, Row, UnboundSession, deadline
+from services.chassis.connections import (
+    REQUEST,
+    WORKER,
+    Limits,
+    Pooling,
+    Row,
+    UnboundSession,
+    deadline,
+    hang_up,
+)
 
 FixedSql = psycopg.AsyncConnection[Row]
 
@@ -82,18 +92,21 @@ class _Login:
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """A transaction of SQLAlchemy Core."""
         async with self.engine.connect() as connection:
-            with deadline(_driver_of(connection), self.limits.deadline_seconds):
+            driver = _driver_of(connection)
+            with deadline(driver, self.limits.deadline_seconds):
                 async with connection.begin():
-                    yield connection
+                    with _cancelled_at_once(driver):
+                        yield connection
 
     @asynccontextmanager
     async def begin_sql(self, begin: str, deadline_seconds: float | None = None) -> AsyncIterator[FixedSql]:
         async with self.lease(deadline_seconds) as connection:
             try:
                 # psycopg would send its BEGIN in a round trip of its own.
-                await connection.execute(cast(Any, begin))
-                yield connection
-                await connection.execute("COMMIT")
+                with _cancelled_at_once(connection):
+                    await connection.execute(cast(Any, begin))
+                    yield connection
+                    await connection.execute("COMMIT")
             except BaseException:
                 with suppress(psycopg.Error):
                     await connection.execute("ROLLBACK")
@@ -119,6 +132,18 @@ class _Login:
             if connection.closed and self.engine.pool is pool:
                 # The server went away: its siblings in the pool are as dead as this one.
                 await self.engine.dispose()
+
+
+@contextmanager
+def _cancelled_at_once(connection: FixedSql) -> Iterator[None]:
+    """Whoever is cancelled has asked the server to cancel the statement. One that says nothing to that would
+    not answer a ROLLBACK either."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+            hang_up(connection)
+        raise
 
 
 def _driver_of(connection: AsyncConnection) -> FixedSql:

@@ -3,7 +3,7 @@
 Every handler runs as a task of its own that outlives a cancelled call: a short transaction is never
 torn in the middle because a client went away (FAILURES.md, 31). Of a stream this holds for each step from one
 message to the next. At SIGTERM the server says NOT_SERVING, refuses new calls, waits for the running ones,
-then stops.
+then stops. It says so too while background work of this process is stuck (rounds.py).
 
 With TLS each method is open to the callers that the service's table names (`services/<name>/callers.py`);
 health is open to whoever has a certificate, and reflection is not offered.
@@ -27,7 +27,7 @@ from opentelemetry.trace import Span, SpanKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from services.chassis import logs, metrics, tracing
+from services.chassis import logs, metrics, rounds, tracing
 from services.chassis.errors import DomainError, NotAllowed, Unavailable
 from services.chassis.transport import LOOPBACK, ServerIdentity, Transport, caller_of
 
@@ -48,6 +48,7 @@ _STATUS_DETAILS = "grpc-status-details-bin"
 _MAX_MESSAGE_BYTES = 1 << 20
 _MAX_CONCURRENT_CALLS = 256
 _DRAIN_SECONDS = 8.0
+_LOOK_SECONDS = 1.0
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -96,6 +97,7 @@ class GrpcServer:
         self._health = HealthServicer()
         self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         self._running: set[asyncio.Future[Any]] = set()
+        self._watching: asyncio.Task[None] | None = None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def add(
@@ -124,14 +126,29 @@ class GrpcServer:
             self._server.add_insecure_port(self._listen)
         await self._server.start()
         await self._report(health_pb2.HealthCheckResponse.SERVING)
+        self._watching = asyncio.create_task(self._watch_rounds())
         log.info("grpc.serving", address=self._listen, tls=self._identity is not None)
 
     async def stop(self) -> None:
         """Drains: unready, refuse new calls, finish the running ones."""
+        if self._watching:
+            self._watching.cancel()
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.stop(_DRAIN_SECONDS)
         if self._running:
             await asyncio.wait(self._running, timeout=_DRAIN_SECONDS)
+
+    async def _watch_rounds(self) -> None:
+        """Says NOT_SERVING as long as some background work does not come to its end."""
+        overdue: set[str] = set()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            before, overdue = overdue, rounds.overdue()
+            if overdue - before:
+                log.error("process.stuck", work=sorted(overdue))
+            if bool(overdue) != bool(before):
+                is_well = health_pb2.HealthCheckResponse.SERVING
+                await self._report(health_pb2.HealthCheckResponse.NOT_SERVING if overdue else is_well)
 
     async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *self._names):

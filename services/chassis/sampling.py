@@ -16,7 +16,7 @@ from uuid import UUID
 from prometheus_client import REGISTRY, Gauge
 from psycopg.rows import dict_row
 
-from services.chassis import logs
+from services.chassis import logs, rounds
 from services.chassis.db import Database
 from services.chassis.metrics import DEAD_LETTERS, SAMPLED_AT
 from services.chassis.outages import is_outage, lasting
@@ -73,7 +73,9 @@ class Sampler:
 
     async def take(self, sample: Sample) -> None:
         try:
-            await sample.take(self._database)
+            longest = max(rounds.LONGEST_SECONDS, 2 * sample.every_seconds)
+            with rounds.under_way(f"sample {sample.name}", longest_seconds=longest):
+                await sample.take(self._database)
         except Exception as error:
             if is_outage(error):
                 log.warning("metrics.sample_failed", sample=sample.name, error=repr(error))

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from services.chassis import logs
+from services.chassis import logs, rounds
 from services.chassis.errors import Overloaded, Unavailable
 from services.chassis.outages import is_outage, lasting
 
@@ -138,7 +138,8 @@ class Watchers:
             await self._somebody.wait()
             self._woken.clear()
             try:
-                await self._look()
+                with rounds.under_way("watchers"):
+                    await self._look()
             except Exception as error:
                 if not is_outage(error):
                     raise

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from services.chassis import failpoints, logs, tracing
+from services.chassis import failpoints, logs, rounds, tracing
 from services.chassis.backoff import Phase, Schedule
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
@@ -236,7 +236,8 @@ class Runner:
 
     async def _do_batch(self, step: Step | BatchStep, batch: Sequence[Run]) -> None:
         assert isinstance(step, BatchStep)
-        with tracing.continued(None, f"batch {step.name}", causes=[run.traceparent for run in batch]):
+        causes = [run.traceparent for run in batch]
+        with rounds.under_way(step.name), tracing.continued(None, f"batch {step.name}", causes=causes):
             await self._do_batch_traced(step, batch)
 
     async def _do_batch_traced(self, step: BatchStep, batch: Sequence[Run]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import backoff, failpoints, logs, tracing
+from services.chassis import backoff, failpoints, logs, rounds, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.metrics import timing
@@ -131,7 +131,8 @@ class EventWorker:
 
     async def _handle(self, event: ClaimedEvent) -> None:
         try:
-            await self.settle_event(event)
+            with rounds.under_way("stripe event"):
+                await self.settle_event(event)
         except Exception as error:
             # Not even its failure could be kept: the lease runs out, and it is claimed again.
             if is_outage(error):

@@ -32,6 +32,8 @@ from services.payments.webhooks import envelope_of
 log = logs.get(__name__)
 
 TICK_SECONDS = 1.0
+# Page by page through what Stripe has of weeks.
+LONGEST_SECONDS = 3600.0
 # A webhook that young is on its way, not lost; who asks for a run wants it at once.
 _IN_FLIGHT = timedelta(seconds=60)
 _UNDELIVERED_LOOK_BACK = timedelta(days=1)

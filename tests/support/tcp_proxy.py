@@ -89,7 +89,8 @@ class TcpProxy:
         self._links.add(link)
         link.writers.append(writer)
         try:
-            with suppress(OSError):
+            # Cancelled: the proxy ends.
+            with suppress(OSError, asyncio.CancelledError):
                 there, back = await asyncio.open_connection(HOST, self._target)
                 link.writers.append(back)
                 await asyncio.gather(link.pump(reader, back), link.pump(there, writer))

@@ -31,6 +31,8 @@ log = logs.get(__name__)
 _BATCH = 50
 _TICK_SECONDS = 2.0
 _GATHER_SECONDS = 0.1
+# A batch at a mail server that lets each of them wait.
+_LONGEST_SECONDS = 900.0
 _QUEUE = 10_000
 
 
@@ -61,8 +63,12 @@ class Mailer:
         self._delivery = Delivery(database, smtp_url=smtp_url, write=self._write)
         self._redelivery = Delivery(database, smtp_url=smtp_url, write=self._write)
         self._handed_over: asyncio.Queue[Mail] = asyncio.Queue(_QUEUE)
-        self._worker = Worker("mailer", self._send_left_behind, tick_seconds=_TICK_SECONDS)
-        self._trying_again = Worker("mailer.again", self._send_again, tick_seconds=_TICK_SECONDS)
+        self._worker = Worker(
+            "mailer", self._send_left_behind, tick_seconds=_TICK_SECONDS, longest_seconds=_LONGEST_SECONDS
+        )
+        self._trying_again = Worker(
+            "mailer.again", self._send_again, tick_seconds=_TICK_SECONDS, longest_seconds=_LONGEST_SECONDS
+        )
         self.wake = self._worker.wake
 
     def hand_over(self, order: Order, confirmed: Confirmed) -> None:

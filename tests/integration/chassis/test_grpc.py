@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
+from services.chassis import rounds
 from services.chassis.errors import (
     Conflict,
     DomainError,
@@ -23,6 +24,7 @@ from services.chassis.errors import (
 from services.chassis.grpc_client import call, channel
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.transport import Transport
+from services.chassis.workers import Worker, background
 from tests.integration.chassis.support import eventually
 from tests.support.metrics import value
 
@@ -267,3 +269,38 @@ async def test_an_unknown_method_is_unimplemented() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await method(b"", timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_process_whose_work_does_not_come_to_its_end_says_that_it_is_not_well() -> None:
+    """What fails has come to its end: a database that is away is no reason to start again."""
+    address, may_end, failed = free_address(), asyncio.Event(), asyncio.Event()
+
+    async def hang() -> bool:
+        await may_end.wait()
+        return False
+
+    async def fail() -> bool:
+        failed.set()
+        raise OSError("away")
+
+    failing = Worker("failing", fail, tick_seconds=0.01, longest_seconds=0.01)
+    stuck = Worker("stuck", hang, tick_seconds=0.01, longest_seconds=0.01)
+    async with serving(raising(KeyError()), address), background(failing.run()):
+        await failed.wait()
+
+        async def is_serving() -> bool:
+            async with grpc.aio.insecure_channel(address) as open_channel:
+                stub = health_pb2_grpc.HealthStub(open_channel)
+                answer = await stub.Check(health_pb2.HealthCheckRequest())
+                return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        assert await is_serving()
+        async with background(stuck.run()):
+
+            async def is_unwell() -> bool:
+                return not await is_serving()
+
+            await eventually(is_unwell, "NOT_SERVING")
+            assert rounds.overdue() == {"stuck"}
+            may_end.set()
+            await eventually(is_serving, "SERVING again")

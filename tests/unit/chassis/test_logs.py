@@ -1,6 +1,7 @@
 """What a log line says of an error: where and what, and nothing of the values at hand."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -28,3 +29,23 @@ def test_a_logged_traceback_holds_no_local_variables() -> None:
     assert (exception["exc_type"], exception["exc_value"]) == ("ValueError", "no such thing")
     assert exception["frames"][-1]["name"] == "fail"
     assert "ada@example.com" not in ran.stderr
+
+
+_CRASHING = """
+import os, signal
+from services.chassis import logs
+
+logs.configure("wallet", "INFO")
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+crash()
+"""
+
+
+def test_a_crash_beneath_python_leaves_its_stack_with_the_logs() -> None:
+    ran = subprocess.run([sys.executable, "-c", _CRASHING], capture_output=True, text=True, check=False)
+    assert ran.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in ran.stderr
+    assert "in crash" in ran.stderr

@@ -42,7 +42,7 @@ host all all 127.0.0.1/32 scram-sha-256
 """
 
 
-def _as_user() -> list[str]:
+def as_user() -> list[str]:
     return ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
 
 
@@ -58,7 +58,7 @@ def _create(data: Path, password: str) -> None:
     password_file = data.parent / ".postgres-password"
     password_file.write_text(password)
     try:
-        command = [*_as_user(), str(_BIN / "initdb"), "-D", str(data), "-U", "postgres"]
+        command = [*as_user(), str(_BIN / "initdb"), "-D", str(data), "-U", "postgres"]
         options = [f"--pwfile={password_file}", "--auth-local=scram-sha-256", "--auth-host=scram-sha-256"]
         result = subprocess.run(
             [*command, *options, "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"],
@@ -75,7 +75,7 @@ def _create(data: Path, password: str) -> None:
 def command(data: Path, port: int) -> list[str]:
     """The server in the foreground; SIGINT stops it fast and clean."""
     settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    return [*_as_user(), str(_BIN / "postgres"), "-D", str(data), "-c", f"port={port}", *settings]
+    return [*as_user(), str(_BIN / "postgres"), "-D", str(data), "-c", f"port={port}", *settings]
 
 
 def binary(name: str) -> Path:

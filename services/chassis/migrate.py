@@ -68,12 +68,13 @@ def _run_online(metadata: MetaData) -> None:
 
 @contextmanager
 def _alone(connect: Callable[[], psycopg.Connection[Row]]) -> Iterator[None]:
-    """Holds the lock with a transaction of its own: it ends with the connection, behind a pooler too, and has
-    no snapshot that an index made CONCURRENTLY would wait for."""
+    """Holds the lock with a transaction of its own: it ends with the connection, behind a pooler too. It must
+    have no snapshot, for which an index made CONCURRENTLY would wait."""
     with connect() as connection:
-        # Others migrate meanwhile, and that may take hours.
-        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         _lock(connection)
+        # It idles as long as the migrations run. Said last: what has run a SELECT holds its snapshot until it
+        # is asked something else.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         yield
 
 
@@ -84,7 +85,8 @@ def _lock(connection: psycopg.Connection[Row]) -> None:
     while not _has_lock(connection):
         if time.monotonic() > deadline:
             holder = connection.execute(_HOLDER, (_MIGRATION_LOCK,)).fetchone()
-            sys.exit(f"another migration holds the lock since {_LOCK_SECONDS:.0f} s: {holder}")
+            sys.exit(f"another migration has held the lock for {_LOCK_SECONDS:.0f} s: {holder}")
+        connection.rollback()
         time.sleep(_ASK_AGAIN_SECONDS)
 
 

@@ -18,7 +18,7 @@ from deploy.local.mailbox.settings import MailboxSettings
 from deploy.local.parts import ROOT
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from deploy.pki import PROCESSES
-from deploy.postgres.roles import role
+from deploy.postgres.roles import HBA_KEEPS_OUT, role
 from deploy.postgres.settings import BootstrapSettings
 from gateway.settings import GatewaySettings
 from services.chassis.settings import GrpcSettings, MigrationSettings, SeedSettings
@@ -314,6 +314,7 @@ def test_what_is_mounted_from_here_is_here(services: dict[str, dict[str, Any]]) 
     }
     assert set(mounted) == {
         "./deploy/nats",
+        "./deploy/postgres/pg_hba.conf",
         "./deploy/observability",
         *(f"./deploy/observability/grafana/{folder}" for folder in ("provisioning", "dashboards")),
     }
@@ -357,3 +358,14 @@ def test_nothing_but_what_runs_gets_into_an_image() -> None:
     )
     assert {path.split("/")[0] for path in copied} == allowed
     assert not json.dumps(sorted(allowed)).count(".env")
+
+
+def test_the_shops_logins_are_kept_out_of_the_common_databases() -> None:
+    postgres = yaml.safe_load(FILE.read_text())["services"]["postgres"]
+    [mount] = [volume for volume in postgres["volumes"] if volume.endswith(".conf:ro")]
+    source, target, _ = mount.split(":")
+    assert f"hba_file={target}" in postgres["command"]
+    lines = [line for line in (ROOT / source).read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == HBA_KEEPS_OUT
+    cluster = ROOT / "deploy/k8s/overlays/production/foundation/postgres.yaml"
+    assert yaml.safe_load(cluster.read_text())["spec"]["postgresql"]["pg_hba"] == [HBA_KEEPS_OUT]

@@ -12,7 +12,7 @@ from nats.js.errors import BadRequestError
 from pydantic import SecretStr
 
 from services.chassis import logs
-from services.chassis.outages import lasting
+from services.chassis.outages import Outage, lasting
 from services.chassis.server_url import server_url
 
 log = logs.get(__name__)
@@ -41,6 +41,8 @@ class Bus:
         # When the broker made the stream that it has; another time means another stream (refill.py).
         self.stream_made_at: datetime | None = None
         self._connected = asyncio.Event()
+        self._outage = Outage(log, gone="bus.error", back="bus.reconnected")
+        self._unknown = Outage(log, gone="bus.stream_unknown", back="bus.stream_known", stream=stream)
         self._client: Client = Client()
         self.jetstream: JetStreamContext = self._client.jetstream()
 
@@ -92,9 +94,9 @@ class Bus:
             found = await ensure_stream(self.jetstream, self.stream, replicas=self._replicas)
             self.stream_made_at = found.created
             self._connected.set()
+            self._outage.end()
         except (OSError, NatsError, TimeoutError) as error:
-            # What the broker said is in the text of its errors only, and a timeout has none.
-            log.warning("bus.connect_failed", error=f"{type(error).__name__}: {error}")
+            self._outage.tell(error)
             with suppress(NatsError):
                 await self._client.close()
             await asyncio.sleep(0.5)
@@ -111,20 +113,21 @@ class Bus:
             # It stands as another version of us wants it.
             return
         except (NatsError, TimeoutError) as error:
-            log.warning("bus.stream_unknown", stream=self.stream, error=repr(error))
+            self._unknown.tell(error)
             return
+        self._unknown.end()
         if found.created != self.stream_made_at:
             log.warning("bus.stream_made_again", stream=self.stream)
             self.stream_made_at = found.created
 
     async def _on_error(self, error: Exception) -> None:
-        log.warning("bus.error", error=repr(error))
+        self._outage.tell(error)
 
     async def _on_disconnected(self) -> None:
         log.warning("bus.disconnected")
 
     async def _on_reconnected(self) -> None:
-        log.info("bus.reconnected")
+        self._outage.end()
 
 
 async def ensure_stream(jetstream: JetStreamContext, stream: str, *, replicas: int = 1) -> StreamInfo:

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.errors import NotFoundError
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +27,7 @@ from services.chassis import failpoints, inbox, logs, metrics, rounds, tracing
 from services.chassis.bus import Bus
 from services.chassis.db import Database
 from services.chassis.errors import DomainError, Unavailable
-from services.chassis.outages import is_outage, lasting
+from services.chassis.outages import Outage, is_outage, lasting
 from services.chassis.sampling import TICK_SECONDS, Sampler
 
 log = logs.get(__name__)
@@ -98,6 +99,9 @@ class Consumer:
         self._database = database
         self._after_commit = after_commit
         self._ack_wait_seconds = ack_wait_seconds
+        self._outage = Outage(
+            log, gone="consumer.interrupted", back="consumer.resumed", durable=subscription.durable
+        )
         for outcome in _OUTCOMES:
             metrics.MESSAGES.labels(subscription.durable, outcome)
         for gauge in (metrics.DEAD_LETTERS, metrics.CONSUMER_PENDING, metrics.CONSUMER_UNACKNOWLEDGED):
@@ -121,7 +125,8 @@ class Consumer:
                 # Of several messages at once, a group: their acks fail together.
                 if not is_outage(error):
                     raise
-                log.warning("consumer.interrupted", durable=self._of.durable, error=repr(error))
+                # At a first start the other service has yet to make its stream.
+                self._outage.tell(error, is_expected=isinstance(error, NotFoundError))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _pull(self, jetstream: JetStreamContext) -> None:
@@ -137,6 +142,7 @@ class Consumer:
                     await self._handle_all(messages)
                 elif await self._is_stalled(jetstream):
                     raise TimeoutError("messages wait but none arrives")
+                self._outage.end()
         finally:
             with suppress(NatsError, TimeoutError):
                 await asyncio.wait_for(subscription.unsubscribe(), 2)

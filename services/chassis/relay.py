@@ -10,6 +10,7 @@ never by `id > last`: a transaction that commits late is not skipped.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +30,7 @@ from services.chassis import connections, failpoints, logs, tracing
 from services.chassis.bus import Bus
 from services.chassis.connections import WORKER, Pooling, deadline
 from services.chassis.leadership import LEASE_SECONDS, RENEWAL, Connection, DeposedError, Leadership
-from services.chassis.outages import lasting
+from services.chassis.outages import Outage, lasting
 from services.chassis.refill import Refill
 
 log = logs.get(__name__)
@@ -83,6 +84,7 @@ class Relay:
         self._poll_seconds = poll_seconds
         self._pooling = pooling
         self._woken = asyncio.Event()
+        self._outage = Outage(log, gone="relay.interrupted", back="relay.resumed")
         self._leadership = Leadership(lease_seconds=lease_seconds)
 
     @property
@@ -102,7 +104,7 @@ class Relay:
             except DeposedError:
                 log.warning("relay.deposed")
             except (psycopg.OperationalError, NatsError, TimeoutError) as error:
-                log.warning("relay.interrupted", error=repr(error))
+                self._outage.tell(error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _relay(self, jetstream: JetStreamContext) -> None:
@@ -141,8 +143,9 @@ class Relay:
             async with connection.cursor(row_factory=class_row(_Unsent)) as cursor:
                 rows = await (await cursor.execute(_UNSENT, (_BATCH,))).fetchall()
         if not rows:
+            self._outage.end()
             return 0
-        acks = [await self._send(jetstream, row) for row in rows]
+        acks = await self._send_all(jetstream, rows)
         failpoints.hit("relay.sent")
         done, late = await asyncio.wait(acks, timeout=_ACK_SECONDS)
         for ack in late:
@@ -156,8 +159,25 @@ class Relay:
         _SENT.inc(len(sent))
         if len(sent) < len(rows):
             _REFUSED.inc()
-            raise TimeoutError(f"{len(rows) - len(sent)} events were not acknowledged")
+            raise TimeoutError("not every event was acknowledged")
+        self._outage.end()
         return len(rows)
+
+    async def _send_all(
+        self, jetstream: JetStreamContext, rows: Sequence[_Unsent]
+    ) -> list["asyncio.Future[PubAck]"]:
+        acks: list[asyncio.Future[PubAck]] = []
+        try:
+            for row in rows:
+                acks.append(await self._send(jetstream, row))
+                # Whatever becomes of this round: asyncio complains of an error that nobody looked at.
+                acks[-1].add_done_callback(_look_at)
+        except BaseException:
+            # Nobody waits for them any more.
+            for ack in acks:
+                ack.cancel()
+            raise
+        return acks
 
     async def _mark(self, connection: Connection, sent: list[UUID]) -> None:
         asked_at = time.monotonic()
@@ -183,3 +203,8 @@ class Relay:
             "content-type": "application/protobuf",
         }
         return headers | tracing.carried()
+
+
+def _look_at(ack: "asyncio.Future[PubAck]") -> None:
+    if not ack.cancelled():
+        ack.exception()

@@ -1,15 +1,23 @@
 """A broker that could not write once: it takes nothing until it is started again, and it is."""
 
+import asyncio
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import nats
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus, ensure_stream
+from services.chassis.consumer import Consumer, Subscription
+from services.chassis.db import Database
 from services.chassis.relay import Relay
 from services.chassis.workers import background
 from tests.integration.chassis.support import eventually, rows, write
@@ -65,3 +73,54 @@ async def test_a_broker_that_cannot_write_is_started_again_and_facts_go_on(
     client = await nats.connect(servers.nats_url)
     await ensure_stream(client.jetstream(), stream)
     await client.close()
+
+
+async def test_an_outage_is_told_when_it_begins_and_when_it_ends(
+    url: str,
+    servers: Servers,
+    bus: Bus,
+    database: Database,
+    stream: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not at each try; and nothing of it as an error, by asyncio neither."""
+    write(url, "TRUNCATE outbox, inbox, relay")
+    monkeypatch.setattr("services.chassis.relay._ACK_SECONDS", 0.2)
+    monkeypatch.setattr("services.chassis.consumer._FETCH_SECONDS", 0.2)
+    relay = Relay(database_url=SecretStr(url), bus=bus, source="test", poll_seconds=0.02)
+    subject = f"{stream.lower()}.a.b"
+    consumer = Consumer(
+        Subscription(stream, subject, "test__outage", StringValue, ignore),
+        bus=bus,
+        database=database,
+        after_commit=lambda: None,
+        ack_wait_seconds=10,
+    )
+    refused = value("aishop_outbox_refusals_total")
+
+    async def was_tried_often() -> bool:
+        return value("aishop_outbox_refusals_total") > refused + 3
+
+    async def is_handled() -> bool:
+        return rows(url, "SELECT count(*) FROM inbox WHERE consumer = 'test__outage'") == [(1,)]
+
+    with capture_logs() as logs:
+        async with background(relay.run(), consumer.run()):
+            await asyncio.to_thread(servers.stack.hold, "nats")
+            write(url, "INSERT INTO outbox (subject, payload) VALUES (%s, '')", subject)
+            await eventually(was_tried_often, "tried in vain, again and again", seconds=30)
+            await asyncio.to_thread(servers.stack.release, "nats")
+            await eventually(is_handled, "it goes on", seconds=30)
+    told = Counter(entry["event"] for entry in logs if entry["log_level"] == "warning")
+    # What each says of it may change once: from a lost connection to one that is refused, say.
+    assert set(told) == {"bus.disconnected", "bus.error", "relay.interrupted", "consumer.interrupted"}
+    assert max(told.values()) <= 2
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+    assert {"relay.resumed", "bus.reconnected"} <= {entry["event"] for entry in logs}
+    # The test's own connection tells of itself, too.
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def ignore(_connection: AsyncConnection, _event: StringValue) -> None:
+    """That it came is enough."""

@@ -15,6 +15,7 @@ from gateway.load_shedding import LoadShedding
 from gateway.routes import (
     admin_analytics,
     admin_audit,
+    admin_debts,
     admin_mails,
     admin_orders,
     admin_payments,
@@ -50,6 +51,7 @@ _ROUTERS = (
     admin_orders.router,
     admin_payments.router,
     admin_shipments.router,
+    admin_debts.router,
     admin_mails.router,
     admin_timeline.router,
     admin_analytics.router,

@@ -245,7 +245,14 @@ KINDS: dict[str, Kind] = {
         "`refundable` is what is left, `requested` was asked for: name fewer pieces.",
     ),
     "order_disputed": Kind(
-        409, "The order's payment is disputed", "The customer's bank decides about the money: wait for it."
+        409,
+        "The order's payment is disputed",
+        "The customer's bank decides about the money: wait for it; what is not disputed can be refunded.",
+    ),
+    "nothing_owed": Kind(
+        409,
+        "The customer is not owed that much",
+        "`owed` is owed of this order, `requested` was to be settled: see GET /api/admin/refunds/owed.",
     ),
     "not_in_order": Kind(
         422, "The order has no line of this product", "Read GET /api/admin/orders/{orderId}: its `items`."

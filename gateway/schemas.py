@@ -30,10 +30,13 @@ SubscriptionId = Annotated[str, Path(alias="subscriptionId", json_schema_extra={
 # A saga's name without its version.
 SAGA_PATTERN = "^[a-z][a-z_]{0,98}[a-z]$"
 SagaName = Annotated[str, Path(alias="saga", description="Its name without the version.")]
-# A refund's mail bears the refund's id.
-MAIL_PATTERN = f"^(?:receipt|downloads|shipped|refund:{UUID_PATTERN[1:-1]})$"
+# A refund's mails bear the refund's id.
+MAIL_PATTERN = f"^(?:receipt|downloads|shipped|(?:refund|returned):{UUID_PATTERN[1:-1]})$"
 MailKind = Annotated[
-    str, Path(alias="mail", description="Its kind: `receipt`, `downloads`, `shipped`, `refund:ID`.")
+    str,
+    Path(
+        alias="mail", description="Its kind: `receipt`, `downloads`, `shipped`, `refund:ID`, `returned:ID`."
+    ),
 ]
 EventId = Annotated[str, Path(alias="eventId")]
 QuarantineId = Annotated[str, Path(alias="quarantineId", json_schema_extra={"format": "uuid"})]

@@ -24,6 +24,7 @@ from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
 from deploy.local.logfiles import log_tail
 from deploy.local.operator import (
     adjust,
+    debts,
     events,
     mails,
     quarantine,
@@ -209,6 +210,7 @@ app.command()(replay.replay)
 app.add_typer(quarantine.app, name="quarantine")
 app.command()(adjust.adjust)
 app.command()(refund.refund)
+app.add_typer(debts.app, name="refunds")
 app.add_typer(sagas.app, name="sagas")
 app.add_typer(mails.app, name="mails")
 app.command()(timeline.timeline)

@@ -73,7 +73,8 @@ class OrderItem(ApiModel):
 
 class Order(ApiModel):
     """A points order has `totalCents` 0, a card order `totalPoints` 0. `refundedCents` and `refundedPoints`
-    went back by now; `dispute` is what the customer's bank was asked to decide."""
+    went back by now; `dispute` is what the customer's bank was asked to decide: `disputedCents` are held
+    until then, `lostCents` were taken. `owedCents` were refunded and came back: the shop owes them."""
 
     id: str
     status: OrderStatus
@@ -90,6 +91,9 @@ class Order(ApiModel):
     refunded_cents: int
     refunded_points: int
     dispute: Dispute
+    disputed_cents: int
+    lost_cents: int
+    owed_cents: int
     tracking_info: dict[str, str] | None
 
 
@@ -242,6 +246,9 @@ def as_order(order: orders_pb2.Order) -> Order:
         refunded_cents=order.refunded_cents,
         refunded_points=order.refunded_points,
         dispute=DISPUTES[order.dispute],
+        disputed_cents=order.disputed_cents,
+        lost_cents=order.lost_cents,
+        owed_cents=order.owed_cents,
         tracking_info=dict(order.tracking_info) or None,
     )
 

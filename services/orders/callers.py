@@ -38,6 +38,8 @@ CALLERS: Callers = {
     "aishop.orders.v1.OrdersOperatorService": {
         "InspectOrder": _FOR_OPERATORS,
         "RefundOrder": _FOR_OPERATORS,
+        "ListDebts": _FOR_OPERATORS,
+        "DecideDebt": _FOR_OPERATORS,
         "ShipOrder": _FOR_OPERATORS,
         "ListSagas": _FOR_OPERATORS,
         "RetrySaga": _FOR_OPERATORS,

@@ -39,7 +39,7 @@ from services.orders.ending import CANCELLED_BY_CUSTOMER, end_order_of
 from services.orders.fulfilment import Terms
 from services.orders.queries.orders import Order, find_order, lock_order
 from services.orders.remote import Remote
-from services.orders.rules import Status
+from services.orders.rules import LATE_PAYMENT, Status
 from services.orders.saga import Saga, Step
 from services.orders.sealing import email_place
 
@@ -170,7 +170,7 @@ async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Ou
         raise errors.order_not_found(order_id)
     if outcome.version and outcome.version <= order.checkout_version:
         return
-    if order.failure_reason == refunds.LATE_PAYMENT:
+    if order.is_late:
         # Its money is on its way back.
         return
     await settling.keep_payment(
@@ -206,7 +206,7 @@ async def _revive(connection: AsyncConnection, order: Order) -> bool:
     """Reserves the stock of an order that was paid after its end; False when it is gone: then the money goes
     back."""
     reserved = await stock.reserve_again(connection, order)
-    failure_reason = None if reserved else refunds.LATE_PAYMENT
+    failure_reason = None if reserved else LATE_PAYMENT
     await settling.start_processing(connection, order, reason="late_payment", failure_reason=failure_reason)
     if not reserved:
         await refund_saga.begin(connection, order_id=order.id, user_id=order.user_id)

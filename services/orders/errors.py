@@ -154,6 +154,18 @@ def refund_mismatch(refund_id: UUID) -> Conflict:
     return Conflict("REFUND_MISMATCH", "this refund_id was used for another refund", refund_id=refund_id)
 
 
+def nothing_owed(*, requested: int, owed: int) -> Rejected:
+    return Rejected(
+        "NOTHING_OWED", "more than the customer is owed of this order", requested=requested, owed=owed
+    )
+
+
+def decision_mismatch(decision_id: UUID) -> Conflict:
+    return Conflict(
+        "DECISION_MISMATCH", "this decision_id was used for another decision", decision_id=decision_id
+    )
+
+
 def saga_not_found(order_id: UUID) -> NotFound:
     return NotFound("SAGA_NOT_FOUND", "the order has no such saga", order_id=order_id)
 

@@ -61,8 +61,17 @@ async def apply_checkout_change(
 
 
 async def apply_payment_change(connection: AsyncConnection, event: events_pb2.PaymentChanged) -> None:
+    dispute = _DISPUTES[event.dispute]
+    told_apart = event.HasField("lost_cents")
+    lost = event.lost_cents if told_apart else event.disputed_cents if dispute == "lost" else 0
+    held = max(0, event.disputed_cents - lost)
     told = PaymentStanding(
-        version=event.version, refunded_cents=event.refunded_cents, dispute=_DISPUTES[event.dispute]
+        version=event.version,
+        refunded_cents=event.refunded_cents,
+        dispute=dispute,
+        # A dispute without an amount, of a release that told none, may be about everything.
+        disputed_cents=None if dispute == "open" and not held else held,
+        lost_cents=None if dispute == "lost" and not (told_apart or lost) else lost,
     )
     await apply_payment(connection, UUID(event.order_id), told)
 

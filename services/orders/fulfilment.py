@@ -39,7 +39,7 @@ DIGITAL = Fulfilment(
         INSERT INTO download_grants
             (order_id, product_id, user_id, status, downloads_left, reissues_left, expires_at)
         SELECT done.id, lines.product_id, done.user_id,
-            CASE done.dispute WHEN 'open' THEN 'suspended' WHEN 'lost' THEN 'revoked' ELSE 'active' END,
+            CASE done.dispute WHEN 'open' THEN 'suspended' ELSE 'active' END,
             %(downloads)s, %(reissues)s, now() + %(grant_days)s * interval '1 day'
         FROM done, lines WHERE lines.type = 'digital')""",
 )

@@ -127,10 +127,40 @@ INVARIANTS: tuple[Invariant, ...] = (
         "I5",
         "an order is refunded although something is left of it, or the other way round",
         """
-        SELECT id AS order, status, refunded_cents, refunded_points, dispute FROM orders
-        WHERE status IN ('completed', 'refunded') AND (status = 'refunded') <> (dispute = 'lost'
-            OR CASE payment_method WHEN 'points' THEN refunded_points = total_points
-                ELSE refunded_cents = total_cents END)""",
+        SELECT id AS order, status, refunded_cents, refunded_points, dispute, lost_cents, settled_cents
+        FROM orders
+        WHERE status IN ('completed', 'refunded') AND (status = 'refunded') <> CASE payment_method
+            WHEN 'points' THEN refunded_points = total_points
+            ELSE coalesce(paid_cents, total_cents) > 0 AND refunded_cents + settled_cents
+                + coalesce(lost_cents, CASE dispute WHEN 'lost' THEN total_cents ELSE 0 END)
+                >= coalesce(paid_cents, total_cents) END""",
+    ),
+    Invariant(
+        "I5",
+        "what an order owes is not what was promised and never came",
+        """
+        SELECT o.id AS order, o.owed_cents, o.promised_cents, i.requested, o.refunded_cents, o.lost_cents
+        FROM orders o CROSS JOIN LATERAL (
+            SELECT coalesce(sum(refunded_cents), 0) AS requested FROM order_items WHERE order_id = o.id) i
+        WHERE o.promised_cents > 0 AND o.owed_cents <> greatest(0, least(
+            o.promised_cents - greatest(i.requested, o.refunded_cents) - o.settled_cents
+                - o.written_off_cents,
+            coalesce(o.paid_cents, o.total_cents) - greatest(i.requested, o.refunded_cents)
+                - coalesce(o.lost_cents, CASE o.dispute WHEN 'lost' THEN o.total_cents ELSE 0 END)
+                - o.settled_cents))""",
+    ),
+    Invariant(
+        "I5",
+        "what was settled or written off of an order is not the sum of the operators' decisions",
+        """
+        SELECT o.id AS order, o.settled_cents, o.written_off_cents, d.settled, d.written_off
+        FROM orders o LEFT JOIN (
+            SELECT order_id,
+                coalesce(sum(amount_cents) FILTER (WHERE decision = 'settled_outside'), 0) AS settled,
+                coalesce(sum(amount_cents) FILTER (WHERE decision = 'written_off'), 0) AS written_off
+            FROM owed_decisions GROUP BY order_id) d ON d.order_id = o.id
+        WHERE (o.settled_cents, o.written_off_cents)
+            <> (coalesce(d.settled, 0), coalesce(d.written_off, 0))""",
     ),
     Invariant(
         "I9",

@@ -16,7 +16,7 @@ _DECIDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.REFUNDED)
 # Why orders end as they do; a reason that this version does not know counts as `other`.
 REASONS = frozenset(
     {
-        *("points_reserved", "paid", "refunded", "dispute_lost"),
+        *("points_reserved", "paid", "refunded", "dispute_lost", "refund_returned", "dispute_won"),
         *("insufficient_points", "out_of_stock", "checkout_expired", "payment_failed", "checkout_refused"),
         *("cancelled_by_customer", "compensated_by_operator", "hold_overdue", "hold_released"),
         *("reserve_points_unavailable", "open_checkout_unavailable", "await_payment_unavailable"),
@@ -58,7 +58,8 @@ def _count_move(row: Row) -> None:
     method, status = row["payment_method"], row["to_status"]
     if row["from_status"] is None:
         _PLACED.labels(method).inc()
-    if status not in _DECIDED:
+    # What a bank takes back of its word was counted when it was completed.
+    if status not in _DECIDED or row["from_status"] == Status.REFUNDED:
         return
     _DECISIONS.labels(method, status, row["reason"] if row["reason"] in REASONS else "other").inc()
     if status == Status.COMPLETED:
@@ -136,6 +137,24 @@ READINGS: tuple[Reading, ...] = (
             "in_doubt": Gauge(
                 "aishop_orders_mails_in_doubt",
                 "Mails of which nobody knows whether the mail server took them: an operator decides.",
+            ),
+        },
+    ),
+    Reading(
+        "owed",
+        """
+        SELECT (SELECT count(*) FROM orders WHERE owed_cents > 0) AS orders,
+            (SELECT coalesce(sum(owed_cents), 0) FROM orders WHERE owed_cents > 0) AS cents,
+            (SELECT count(*) FROM refunds
+                WHERE status = 'failed' AND finished_at > now() - interval '1 day') AS failed""",
+        {
+            "orders": Gauge(
+                "aishop_orders_owed",
+                "Orders of which a customer is owed money: a refund that came back, say.",
+            ),
+            "cents": Gauge("aishop_orders_owed_cents", "What customers are owed, in minor units."),
+            "failed": Gauge(
+                "aishop_orders_refunds_failed", "Refunds that failed or came back within the last day."
             ),
         },
     ),

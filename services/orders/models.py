@@ -191,6 +191,17 @@ orders = Table(
     Column("checkout_version", BigInteger, nullable=False, server_default="0"),
     Column("refunded_cents", BigInteger, nullable=False, server_default="0"),
     Column("refunded_points", BigInteger, nullable=False, server_default="0"),
+    # The order's money (rules.Money). NULL: written by a release that did not tell it apart.
+    Column("paid_cents", BigInteger),
+    # Of the payment: held by disputes that are open, and taken by those that were lost.
+    Column("disputed_cents", BigInteger),
+    Column("lost_cents", BigInteger),
+    # The most that the customer was ever told to get back, what an operator settled outside of Stripe or
+    # wrote off, and what is still owed after all that.
+    Column("promised_cents", BigInteger, nullable=False, server_default="0"),
+    Column("settled_cents", BigInteger, nullable=False, server_default="0"),
+    Column("written_off_cents", BigInteger, nullable=False, server_default="0"),
+    Column("owed_cents", BigInteger, nullable=False, server_default="0"),
     _time("fulfilled_at", null=True),
     Column("tracking_info", JSONB),
     # What the payment's disputes amount to, and the version of the newest fact about the payment.
@@ -215,6 +226,15 @@ orders = Table(
     CheckConstraint("version > 0", name="version_positive"),
     CheckConstraint("refunded_cents BETWEEN 0 AND total_cents", name="refunded_cents_within_total"),
     CheckConstraint("refunded_points BETWEEN 0 AND total_points", name="refunded_points_within_total"),
+    CheckConstraint("paid_cents BETWEEN 0 AND total_cents", name="paid_cents_within_total"),
+    CheckConstraint("disputed_cents BETWEEN 0 AND total_cents", name="disputed_cents_within_total"),
+    CheckConstraint("lost_cents BETWEEN 0 AND total_cents", name="lost_cents_within_total"),
+    CheckConstraint("promised_cents BETWEEN 0 AND total_cents", name="promised_cents_within_total"),
+    CheckConstraint(
+        "settled_cents >= 0 AND written_off_cents >= 0 AND settled_cents + written_off_cents <= total_cents",
+        name="decided_within_total",
+    ),
+    CheckConstraint("owed_cents BETWEEN 0 AND promised_cents", name="owed_cents_within_promised"),
     CheckConstraint(
         "failure_reason IS NOT NULL OR status NOT IN ('failed', 'cancelled')", name="failure_has_a_reason"
     ),
@@ -231,6 +251,7 @@ orders = Table(
         unique=True,
         postgresql_where=text("cart_version IS NOT NULL"),
     ),
+    Index("idx_orders_owed", "id", postgresql_where=text("owed_cents > 0")),
     Index(
         "idx_orders_payment_intent",
         "stripe_payment_intent_id",
@@ -369,6 +390,7 @@ refunds = Table(
     CheckConstraint("(status = 'failed') = (failure_reason IS NOT NULL)", name="failed_has_a_reason"),
     CheckConstraint("length(actor) > 0 AND length(reason) > 0", name="actor_and_reason_given"),
     Index("idx_refunds_order", "order_id", "created_at"),
+    Index("idx_refunds_failed", "finished_at", postgresql_where=text("status = 'failed'")),
 )
 
 refund_items = Table(
@@ -385,6 +407,28 @@ refund_items = Table(
     ForeignKeyConstraint(["order_id", "product_id"], ["order_items.order_id", "order_items.product_id"]),
     CheckConstraint("quantity > 0", name="quantity_positive"),
     CheckConstraint("cents >= 0 AND points >= 0", name="amounts_not_negative"),
+)
+
+# What operators decided about money that is owed: settled outside of Stripe, or written off. Each once.
+owed_decisions = Table(
+    "owed_decisions",
+    metadata,
+    # Chosen by whoever decides: the same id decides once.
+    Column("id", Uuid, primary_key=True),
+    Column("order_id", Uuid, ForeignKey("orders.id"), nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("amount_cents", BigInteger, nullable=False),
+    # Of the transfer, say: how to find what was settled.
+    Column("reference", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    _time("created_at"),
+    CheckConstraint("decision IN ('settled_outside', 'written_off')", name="known_decision"),
+    CheckConstraint("amount_cents > 0", name="amount_positive"),
+    CheckConstraint("decision <> 'settled_outside' OR reference <> ''", name="settled_with_a_reference"),
+    CheckConstraint("length(actor) > 0 AND length(reason) > 0", name="actor_and_reason_given"),
+    Index("idx_owed_decisions_order", "order_id"),
 )
 
 download_grants = Table(
@@ -428,7 +472,8 @@ mails = Table(
     "mails",
     metadata,
     Column("order_id", Uuid, ForeignKey("orders.id"), nullable=False),
-    # receipt, shipped, or refund:<refund id>; downloads, of the version before. Each mail once.
+    # receipt, shipped, refund:<refund id> or returned:<refund id>; downloads, of the version before. Each
+    # mail once.
     Column("kind", Text, nullable=False),
     Column("user_id", Uuid, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -451,7 +496,7 @@ mails = Table(
         name="handed_once",
     ),
     CheckConstraint(
-        "kind ~ '^(receipt|downloads|shipped|refund:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'",
+        "kind ~ '^(receipt|downloads|shipped|(refund|returned):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'",
         name="known_kind",
     ),
     Index("idx_mails_unsent", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
@@ -470,7 +515,8 @@ USER_TABLES = (
     "idempotency_keys",
     "refunds",
     "refund_items",
+    "owed_decisions",
     "download_grants",
     "downloads",
 )
-APPEND_ONLY_TABLES = ("stock_movements", "order_history", "audit_log", "downloads")
+APPEND_ONLY_TABLES = ("stock_movements", "order_history", "audit_log", "downloads", "owed_decisions")

@@ -54,8 +54,11 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.FAILED: frozenset({Status.PROCESSING}),
     Status.CANCELLED: frozenset({Status.PROCESSING}),
     Status.COMPLETED: frozenset({Status.REFUNDED}),
-    Status.REFUNDED: frozenset(),
+    # The bank sent a refund back, or decided a lost dispute anew. Processing: paid too late for its goods.
+    Status.REFUNDED: frozenset({Status.COMPLETED, Status.PROCESSING}),
 }
+# The failure_reason of an order whose payment came when it had ended and its goods were gone.
+LATE_PAYMENT = "late_payment_out_of_stock"
 
 
 # What the customer waits for is decided; a refund or a late payment is news of another day.
@@ -101,6 +104,74 @@ def is_settled(status: Status, lines: Sequence[Line], *, refunded_cents: int, re
     asked_cents = sum(line.refunded_cents for line in lines)
     asked_points = sum(line.refunded_points for line in lines)
     return status in _DECIDED and asked_cents <= refunded_cents and asked_points <= refunded_points
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What became of an order's payment, in cents or in points: everything else about it follows from these.
+
+    `requested` is what refunds have asked for, those under way included; `refunded` what arrived, whoever
+    asked; `disputed` what open disputes hold and `lost` what lost ones took; `promised` the most that the
+    customer was ever told to get back; `settled` what an operator gave outside of Stripe; `written_off` what
+    is given up.
+    """
+
+    paid: int
+    requested: int = 0
+    refunded: int = 0
+    disputed: int = 0
+    lost: int = 0
+    promised: int = 0
+    settled: int = 0
+    written_off: int = 0
+
+    @property
+    def left(self) -> int:
+        """What is with the shop and asked for by nobody, disputes that are open apart."""
+        return max(0, self.paid - max(self.requested, self.refunded) - self.lost - self.settled)
+
+    @property
+    def refundable(self) -> int:
+        """What may be refunded now: what the bank decides about is not ours to give."""
+        return max(0, self.left - self.disputed)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it is left with the shop."""
+        return 0 < self.paid <= self.refunded + self.lost + self.settled
+
+    @property
+    def owed(self) -> int:
+        """What the customer was promised and has not got: a refund that came back, say. Never more than the
+        shop still has of it."""
+        given = max(self.requested, self.refunded) + self.settled + self.written_off
+        return max(0, min(self.promised - given, self.left))
+
+
+class Access(StrEnum):
+    """How a line's download stands."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    REVOKED = "revoked"
+
+
+def status_after(status: Status, money: Money, *, is_late: bool) -> Status:
+    """The status of an order as its money wants it; of one that is not paid (yet) the one it has. `is_late`:
+    paid when its goods were gone."""
+    was_paid = status in (Status.COMPLETED, Status.REFUNDED) or (status is Status.PROCESSING and is_late)
+    if not was_paid:
+        return status
+    if money.is_gone:
+        return Status.REFUNDED
+    return Status.PROCESSING if is_late else Status.COMPLETED
+
+
+def access_to(line: Line, status: Status, money: Money) -> Access:
+    """Which line a dispute of a part means is never guessed: all are suspended while it is open."""
+    if status is Status.REFUNDED or line.refunded_quantity == line.quantity:
+        return Access.REVOKED
+    return Access.SUSPENDED if money.disputed else Access.ACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +252,3 @@ def check_asset_key(key: str, product_type: ProductType) -> str:
 def is_mailbox(address: str) -> bool:
     """Whether mail can be sent to this one address, as it stands, in an envelope and in a header."""
     return len(address) <= _MAX_MAILBOX and address.isprintable() and _MAILBOX.fullmatch(address) is not None
-
-
-def backoff_seconds(attempts: int) -> float:
-    """How long a failed step waits: 0.5 s doubled each time, at most 10 s."""
-    return float(min(10.0, 0.5 * 2 ** min(attempts, 8)))

@@ -62,6 +62,9 @@ SIGNED_IN = {
 OPERATOR = {
     "GET /api/admin/orders/{orderId}",
     "POST /api/admin/orders/{orderId}/refunds",
+    "GET /api/admin/refunds/owed",
+    "POST /api/admin/orders/{orderId}/owed/settle",
+    "POST /api/admin/orders/{orderId}/owed/write-off",
     "GET /api/admin/mails",
     "POST /api/admin/orders/{orderId}/mails/{mail}/send-again",
     "POST /api/admin/orders/{orderId}/mails/{mail}/delivered",
@@ -112,6 +115,7 @@ INTERNAL = {
     "REFUND_EXCEEDS_PAYMENT",
     "REFUND_EXCEEDS_SPEND",
     "REFUND_MISMATCH",
+    "DECISION_MISMATCH",
     "REFUND_NOT_FOUND",
     "STRIPE_OUTCOME_UNKNOWN",
     "STRIPE_REFUSED",

@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 OrderId = Annotated[UUID, typer.Argument(metavar="ORDER")]
-Kind = Annotated[str, typer.Argument(metavar="KIND", help="receipt, shipped or refund:ID.")]
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="receipt, shipped, refund:ID or returned:ID.")]
 Status = Annotated[
     Literal["waiting", "handed", "in_doubt", "refused"] | None,
     typer.Option(

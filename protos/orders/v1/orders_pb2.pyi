@@ -108,6 +108,27 @@ DOWNLOAD_STATUS_REVOKED: DownloadStatus.ValueType  # 3
 """The line was refunded, or the dispute lost."""
 Global___DownloadStatus: _TypeAlias = DownloadStatus  # noqa: Y015
 
+class _DebtDecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DebtDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DebtDecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEBT_DECISION_UNSPECIFIED: _DebtDecision.ValueType  # 0
+    DEBT_DECISION_SETTLED_OUTSIDE: _DebtDecision.ValueType  # 1
+    """Given to the customer in another way; needs a reference."""
+    DEBT_DECISION_WRITTEN_OFF: _DebtDecision.ValueType  # 2
+    """Not to be given after all."""
+
+class DebtDecision(_DebtDecision, metaclass=_DebtDecisionEnumTypeWrapper): ...
+
+DEBT_DECISION_UNSPECIFIED: DebtDecision.ValueType  # 0
+DEBT_DECISION_SETTLED_OUTSIDE: DebtDecision.ValueType  # 1
+"""Given to the customer in another way; needs a reference."""
+DEBT_DECISION_WRITTEN_OFF: DebtDecision.ValueType  # 2
+"""Not to be given after all."""
+Global___DebtDecision: _TypeAlias = DebtDecision  # noqa: Y015
+
 class _OrderRefundStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -703,6 +724,9 @@ class Order(_message.Message):
     DISPUTE_FIELD_NUMBER: _builtins.int
     TRACKING_INFO_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    DISPUTED_CENTS_FIELD_NUMBER: _builtins.int
+    LOST_CENTS_FIELD_NUMBER: _builtins.int
+    OWED_CENTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     status: Global___OrderStatus.ValueType
     payment_method: Global___PaymentMethod.ValueType
@@ -721,6 +745,12 @@ class Order(_message.Message):
     """none, open, won or lost: what the customer's bank was asked to decide."""
     version: _builtins.int
     """Rises with every change of what is shown here."""
+    disputed_cents: _builtins.int
+    """What open disputes hold, what lost ones took, and what the customer was promised and has not got: a refund
+    that the bank sent back.
+    """
+    lost_cents: _builtins.int
+    owed_cents: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderItem]: ...
     @_builtins.property
@@ -751,10 +781,13 @@ class Order(_message.Message):
         dispute: _builtins.str = ...,
         tracking_info: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         version: _builtins.int = ...,
+        disputed_cents: _builtins.int = ...,
+        lost_cents: _builtins.int = ...,
+        owed_cents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "fulfilled_at", b"fulfilled_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "currency", b"currency", "dispute", b"dispute", "failure_reason", b"failure_reason", "fulfilled_at", b"fulfilled_at", "id", b"id", "items", b"items", "payment_method", b"payment_method", "refunded_cents", b"refunded_cents", "refunded_points", b"refunded_points", "session_id", b"session_id", "status", b"status", "total_cents", b"total_cents", "total_points", b"total_points", "tracking_info", b"tracking_info", "url", b"url", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "currency", b"currency", "dispute", b"dispute", "disputed_cents", b"disputed_cents", "failure_reason", b"failure_reason", "fulfilled_at", b"fulfilled_at", "id", b"id", "items", b"items", "lost_cents", b"lost_cents", "owed_cents", b"owed_cents", "payment_method", b"payment_method", "refunded_cents", b"refunded_cents", "refunded_points", b"refunded_points", "session_id", b"session_id", "status", b"status", "total_cents", b"total_cents", "total_points", b"total_points", "tracking_info", b"tracking_info", "url", b"url", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1671,6 +1704,150 @@ class DownloadResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___DownloadResponse: _TypeAlias = DownloadResponse  # noqa: Y015
+
+@_typing.final
+class Debt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    OWED_CENTS_FIELD_NUMBER: _builtins.int
+    PROMISED_CENTS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    ORDERED_AT_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    user_id: _builtins.str
+    owed_cents: _builtins.int
+    promised_cents: _builtins.int
+    """The most that the customer was ever told to get back."""
+    currency: _builtins.str
+    @_builtins.property
+    def ordered_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        owed_cents: _builtins.int = ...,
+        promised_cents: _builtins.int = ...,
+        currency: _builtins.str = ...,
+        ordered_at: _timestamp_pb2.Timestamp | None = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "ordered_at", b"ordered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "currency", b"currency", "order_id", b"order_id", "ordered_at", b"ordered_at", "owed_cents", b"owed_cents", "promised_cents", b"promised_cents", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Debt: _TypeAlias = Debt  # noqa: Y015
+
+@_typing.final
+class ListDebtsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    cursor: _builtins.str
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDebtsRequest: _TypeAlias = ListDebtsRequest  # noqa: Y015
+
+@_typing.final
+class ListDebtsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Debt]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___Debt] | None = ...,
+        next_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_cursor", b"next_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDebtsResponse: _TypeAlias = ListDebtsResponse  # noqa: Y015
+
+@_typing.final
+class DecideDebtRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    AMOUNT_CENTS_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    decision_id: _builtins.str
+    """Chosen by the caller: the same id decides once."""
+    decision: Global___DebtDecision.ValueType
+    amount_cents: _builtins.int
+    reference: _builtins.str
+    """How to find what was settled: of the bank transfer, say."""
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        decision_id: _builtins.str = ...,
+        decision: Global___DebtDecision.ValueType = ...,
+        amount_cents: _builtins.int = ...,
+        reference: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount_cents", b"amount_cents", "decision", b"decision", "decision_id", b"decision_id", "order_id", b"order_id", "reason", b"reason", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideDebtRequest: _TypeAlias = DecideDebtRequest  # noqa: Y015
+
+@_typing.final
+class DecideDebtResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order: ...
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideDebtResponse: _TypeAlias = DecideDebtResponse  # noqa: Y015
 
 @_typing.final
 class OrderRefund(_message.Message):

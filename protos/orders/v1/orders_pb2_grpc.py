@@ -1109,6 +1109,16 @@ class OrdersOperatorServiceStub:
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderRequest.SerializeToString,
                 response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderResponse.FromString,
                 _registered_method=True)
+        self.ListDebts = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/ListDebts',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDebtsRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDebtsResponse.FromString,
+                _registered_method=True)
+        self.DecideDebt = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/DecideDebt',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.DecideDebtRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.DecideDebtResponse.FromString,
+                _registered_method=True)
         self.ShipOrder = channel.unary_unary(
                 '/aishop.orders.v1.OrdersOperatorService/ShipOrder',
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ShipOrderRequest.SerializeToString,
@@ -1172,6 +1182,23 @@ class OrdersOperatorServiceServicer:
         all refunds together never exceed what was paid. It waits for the capture; follow it with InspectOrder.
         FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
         ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDebts(self, request, context):
+        """Orders of which a customer is owed money (a refund that the bank sent back, say), the oldest first, by keyset
+        cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideDebt(self, request, context):
+        """Says that so much of it was settled outside of Stripe, or is written off; the third way is another refund.
+        Idempotent by decision_id. NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION NOTHING_OWED {requested, owed};
+        ABORTED DECISION_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1257,6 +1284,16 @@ def add_OrdersOperatorServiceServicer_to_server(servicer, server):
                     servicer.RefundOrder,
                     request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderRequest.FromString,
                     response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderResponse.SerializeToString,
+            ),
+            'ListDebts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDebts,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDebtsRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.ListDebtsResponse.SerializeToString,
+            ),
+            'DecideDebt': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideDebt,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.DecideDebtRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.DecideDebtResponse.SerializeToString,
             ),
             'ShipOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.ShipOrder,
@@ -1359,6 +1396,60 @@ class OrdersOperatorService:
             '/aishop.orders.v1.OrdersOperatorService/RefundOrder',
             protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderRequest.SerializeToString,
             protos_dot_orders_dot_v1_dot_orders__pb2.RefundOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDebts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/ListDebts',
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListDebtsRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.ListDebtsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideDebt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/DecideDebt',
+            protos_dot_orders_dot_v1_dot_orders__pb2.DecideDebtRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.DecideDebtResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -423,6 +423,15 @@ class OrdersOperatorServiceStub:
     FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
     ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
     """
+    ListDebts: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListDebtsRequest, _orders_pb2.ListDebtsResponse]
+    """Orders of which a customer is owed money (a refund that the bank sent back, say), the oldest first, by keyset
+    cursor.
+    """
+    DecideDebt: _grpc.UnaryUnaryMultiCallable[_orders_pb2.DecideDebtRequest, _orders_pb2.DecideDebtResponse]
+    """Says that so much of it was settled outside of Stripe, or is written off; the third way is another refund.
+    Idempotent by decision_id. NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION NOTHING_OWED {requested, owed};
+    ABORTED DECISION_MISMATCH.
+    """
     ShipOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ShipOrderRequest, _orders_pb2.ShipOrderResponse]
     """Records that the physical lines of an order were sent. FAILED_PRECONDITION NOTHING_TO_SHIP."""
     ListSagas: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListSagasRequest, _orders_pb2.ListSagasResponse]
@@ -463,6 +472,15 @@ class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
     all refunds together never exceed what was paid. It waits for the capture; follow it with InspectOrder.
     FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
     ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
+    """
+    ListDebts: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListDebtsRequest, _orders_pb2.ListDebtsResponse]  # type: ignore[assignment]
+    """Orders of which a customer is owed money (a refund that the bank sent back, say), the oldest first, by keyset
+    cursor.
+    """
+    DecideDebt: _aio.UnaryUnaryMultiCallable[_orders_pb2.DecideDebtRequest, _orders_pb2.DecideDebtResponse]  # type: ignore[assignment]
+    """Says that so much of it was settled outside of Stripe, or is written off; the third way is another refund.
+    Idempotent by decision_id. NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION NOTHING_OWED {requested, owed};
+    ABORTED DECISION_MISMATCH.
     """
     ShipOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.ShipOrderRequest, _orders_pb2.ShipOrderResponse]  # type: ignore[assignment]
     """Records that the physical lines of an order were sent. FAILED_PRECONDITION NOTHING_TO_SHIP."""
@@ -513,6 +531,27 @@ class OrdersOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         all refunds together never exceed what was paid. It waits for the capture; follow it with InspectOrder.
         FAILED_PRECONDITION NOT_REFUNDABLE {status} | REFUND_EXCEEDS_ORDER {requested, refundable};
         ABORTED ORDER_DISPUTED | REFUND_MISMATCH; INVALID_ARGUMENT NOT_IN_ORDER {product_id}.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDebts(
+        self,
+        request: _orders_pb2.ListDebtsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ListDebtsResponse, _abc.Awaitable[_orders_pb2.ListDebtsResponse]]:
+        """Orders of which a customer is owed money (a refund that the bank sent back, say), the oldest first, by keyset
+        cursor.
+        """
+
+    @_abc_1.abstractmethod
+    def DecideDebt(
+        self,
+        request: _orders_pb2.DecideDebtRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.DecideDebtResponse, _abc.Awaitable[_orders_pb2.DecideDebtResponse]]:
+        """Says that so much of it was settled outside of Stripe, or is written off; the third way is another refund.
+        Idempotent by decision_id. NOT_FOUND ORDER_NOT_FOUND; FAILED_PRECONDITION NOTHING_OWED {requested, owed};
+        ABORTED DECISION_MISMATCH.
         """
 
     @_abc_1.abstractmethod

@@ -86,6 +86,9 @@ def as_order(order: Order) -> orders_pb2.Order:
         refunded_cents=order.refunded_cents,
         refunded_points=order.refunded_points,
         dispute=order.dispute,
+        disputed_cents=order.money.disputed,
+        lost_cents=order.money.lost,
+        owed_cents=order.owed_cents,
         tracking_info=order.tracking_info or {},
         version=order.version,
     )

@@ -14,6 +14,7 @@ from services.chassis.db import Database
 from services.chassis.errors import Invalid
 from services.chassis.fields import as_text, as_uuid
 from services.orders import errors, refund_saga
+from services.orders.api import debts
 from services.orders.api.messages import as_order
 from services.orders.api.operator_messages import as_analytics, as_mail, as_refund, as_saga
 from services.orders.api.shipping import as_shipment
@@ -95,6 +96,15 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
         failpoints.hit("orders.refund.requested")
         self._wake()
         return pb.RefundOrderResponse(refund=as_refund(refund))
+
+    async def ListDebts(self, request: pb.ListDebtsRequest, _: Any) -> pb.ListDebtsResponse:
+        return await debts.list_debts(self._database, request)
+
+    async def DecideDebt(self, request: pb.DecideDebtRequest, _: Any) -> pb.DecideDebtResponse:
+        actor, reason = _who_and_why(request.actor, request.reason)
+        answer = await debts.decide_debt(self._database, request, actor=actor, reason=reason)
+        self._wake()
+        return answer
 
     async def ShipOrder(self, request: pb.ShipOrderRequest, _: Any) -> pb.ShipOrderResponse:
         order_id = as_uuid(request.order_id, field="order_id")

@@ -6,26 +6,28 @@ order, refund, download grants.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sqlalchemy import func, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import logs, tracing
+from services.chassis.errors import Rejected
 from services.chassis.ids import uuid7
 from services.orders import errors
-from services.orders.commands import catalog, settling, shipping, standing, stock
+from services.orders.commands import catalog, settling, standing, stock
 from services.orders.commands.mails import queue_mail
+from services.orders.mails.mail import REFUND, RETURNED
 from services.orders.models import order_items, orders, refund_items, refunds
-from services.orders.queries.orders import Order, lock_order
+from services.orders.queries.orders import Order, find_order, lock_order
 from services.orders.queries.refunds import Refund, find_refund, lock_refund
 from services.orders.refund_rules import RefundLine, RefundStatus, moves, take_back
-from services.orders.rules import Method, Status
+from services.orders.rules import LATE_PAYMENT, Money, Status
 
 log = logs.get(__name__)
 
-LATE_PAYMENT = "late_payment_out_of_stock"
 _SAGA = "saga"
 
 
@@ -55,25 +57,30 @@ async def request_refund(connection: AsyncConnection, order_id: UUID, wanted: Wa
         if (known.order_id, known.request_hash) != (order_id, wanted.request_hash):
             raise errors.refund_mismatch(wanted.refund_id)
         return known, False
-    _refuse(order)
-    lines = take_back(order.lines, order.payment_method, refundable=_refundable(order), wanted=wanted.pieces)
+    lines = _refundable_lines(order, wanted.pieces)
     return await _write(connection, order, wanted, lines), True
 
 
-def _refuse(order: Order) -> None:
-    is_late = order.status is Status.PROCESSING and order.failure_reason == LATE_PAYMENT
+def _refundable_lines(order: Order, pieces: Mapping[UUID, int]) -> Sequence[RefundLine]:
+    is_late = order.status is Status.PROCESSING and order.is_late
     if order.status not in (Status.COMPLETED, Status.REFUNDED) and not is_late:
         raise errors.not_refundable(order.id, order.status)
-    if order.dispute in ("open", "lost"):
-        raise errors.order_disputed(order.id)
+    money = order.money
+    try:
+        return take_back(order.lines, order.payment_method, refundable=money.refundable, wanted=pieces)
+    except Rejected as error:
+        if _fits_without_dispute(order, money, pieces):
+            raise errors.order_disputed(order.id) from error
+        raise
 
 
-def _refundable(order: Order) -> int:
-    """What is left of the order: neither asked for here nor gone back in Stripe's dashboard."""
-    if order.payment_method is Method.POINTS:
-        return order.total_points - sum(line.refunded_points for line in order.lines)
-    asked_for = sum(line.refunded_cents for line in order.lines)
-    return order.total_cents - max(asked_for, order.refunded_cents)
+def _fits_without_dispute(order: Order, money: Money, pieces: Mapping[UUID, int]) -> bool:
+    """Whether it is an open dispute alone that stands in the way."""
+    if not money.disputed:
+        return False
+    with suppress(Rejected):
+        return bool(take_back(order.lines, order.payment_method, refundable=money.left, wanted=pieces))
+    return False
 
 
 async def refund_late_payment(connection: AsyncConnection, order: Order) -> Refund:
@@ -81,7 +88,7 @@ async def refund_late_payment(connection: AsyncConnection, order: Order) -> Refu
     wanted = Wanted(
         refund_id=uuid7(), pieces={}, return_stock=False, actor=_SAGA, reason=LATE_PAYMENT, request_hash=b""
     )
-    lines = take_back(order.lines, order.payment_method, refundable=_refundable(order), wanted={})
+    lines = take_back(order.lines, order.payment_method, refundable=order.money.refundable, wanted={})
     log.warning("order.late_payment_refunded", order_id=str(order.id), refund_id=str(wanted.refund_id))
     return await _write(connection, order, wanted, lines)
 
@@ -117,10 +124,17 @@ async def _write(
         )
         await _take_of_line(connection, order.id, line, sign=1)
     await settling.touch(connection, order.id)
-    await standing.settle_downloads(connection, order.id)
+    await standing.settle_standing(connection, await _read(connection, order.id), actor=wanted.actor)
     written = await find_refund(connection, wanted.refund_id)
     assert written is not None, "it was written above"
     return written
+
+
+async def _read(connection: AsyncConnection, order_id: UUID) -> Order:
+    """The order with its lines as this transaction has left them."""
+    order = await find_order(connection, order_id)
+    assert order is not None, "its row is locked"
+    return order
 
 
 async def _take_of_line(connection: AsyncConnection, order_id: UUID, line: RefundLine, *, sign: int) -> None:
@@ -164,11 +178,12 @@ async def settle_refund(
     if to is RefundStatus.FAILED:
         await _give_amounts_free(connection, order, refund, failure_reason or "")
         return True
-    if order.email is not None:
-        # With the first good news, once.
-        await queue_mail(connection, order_id=order.id, user_id=order.user_id, kind=f"refund:{refund.id}")
+    # With the first good news, once.
+    await queue_mail(connection, order_id=order.id, user_id=order.user_id, kind=f"{REFUND}:{refund.id}")
+    order = await standing.promise(connection, order)
     if to is RefundStatus.SUCCEEDED:
-        await _finish(connection, order, refund)
+        order = await _finish(connection, order, refund)
+    await standing.settle_standing(connection, order, actor=refund.actor)
     return True
 
 
@@ -189,37 +204,42 @@ async def _move(
     )
 
 
-async def _finish(connection: AsyncConnection, order: Order, refund: Refund) -> None:
+async def _finish(connection: AsyncConnection, order: Order, refund: Refund) -> Order:
     if refund.return_stock:
         for line in refund.lines:
             if await stock.return_stock(connection, order.id, refund.id, line.product_id, line.quantity):
                 await catalog.emit_restocked(connection, line.product_id)
-    if refund.amount_points:
-        await _count_points(connection, order, refund)
-    await shipping.settle_fulfilment(connection, order.id)
+    return await _count_points(connection, order, refund) if refund.amount_points else order
 
 
-async def _count_points(connection: AsyncConnection, order: Order, refund: Refund) -> None:
+async def _count_points(connection: AsyncConnection, order: Order, refund: Refund) -> Order:
     """Wallet's answer is the truth about points; about money payments tells with a fact of its own."""
     refunded = order.refunded_points + refund.amount_points
     await connection.execute(
         update(orders).where(orders.c.id == order.id).values(refunded_points=refunded, updated_at=func.now())
     )
-    is_whole = refunded == order.total_points
-    if is_whole:
-        await settling.move(connection, order, Status.REFUNDED, actor=refund.actor, reason="refunded")
-    else:
-        await settling.touch(connection, order.id)
+    await settling.touch(connection, order.id)
+    now = replace(order, refunded_points=refunded)
     await standing.emit_refunded(
-        connection, order, refund_id=refund.id, points=refunded, is_whole=is_whole, reason=refund.reason
+        connection,
+        now,
+        refund_id=refund.id,
+        points=refunded,
+        is_whole=now.money.is_gone,
+        reason=refund.reason,
     )
+    return now
 
 
 async def _give_amounts_free(connection: AsyncConnection, order: Order, refund: Refund, reason: str) -> None:
-    """Nothing went back: the lines can be refunded again. Returned stock stays: the pieces did come back."""
+    """Nothing went back: the lines can be refunded again, and what the customer was told to get is owed.
+    Returned stock stays: the pieces did come back."""
     log.error("refund.failed", order_id=str(order.id), refund_id=str(refund.id), reason=reason)
+    if refund.status is not RefundStatus.REQUESTED:
+        # A mail said that it was on its way.
+        kind = f"{RETURNED}:{refund.id}"
+        await queue_mail(connection, order_id=order.id, user_id=order.user_id, kind=kind)
     for line in refund.lines:
         await _take_of_line(connection, order.id, line, sign=-1)
     await settling.touch(connection, order.id)
-    await shipping.settle_fulfilment(connection, order.id)
-    await standing.settle_downloads(connection, order.id)
+    await standing.settle_standing(connection, await _read(connection, order.id))

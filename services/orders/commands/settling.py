@@ -96,7 +96,8 @@ _CONFIRM_POINTS_ORDER = f"""
 _FULFIL = f"""
     WITH {fulfilment.LINES},
     done AS (
-        UPDATE orders SET fulfilled_at = {fulfilment.FULFILLED_AT} WHERE id = %(order_id)s
+        UPDATE orders SET fulfilled_at = {fulfilment.FULFILLED_AT}, paid_cents = total_cents
+        WHERE id = %(order_id)s
         RETURNING id, user_id, dispute),
     {fulfilment.IN_PIVOT}
     SELECT FROM done"""

@@ -1,23 +1,27 @@
-"""What of an order still stands: told by payments, it decides the status `refunded` and every download."""
+"""What became of an order's money decides its status, its downloads and what is owed: told by payments and
+wallet, followed here, by one rule (rules.Money)."""
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from sqlalchemy import Case, case, func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.events.v1 import events_pb2
 from services.chassis import logs, outbox
 from services.orders import errors
-from services.orders.commands import settling
-from services.orders.models import download_grants, order_items, orders
+from services.orders.commands import settling, shipping
+from services.orders.models import download_grants, orders, refunds
 from services.orders.queries.orders import Order, lock_order
-from services.orders.rules import Method, Status
+from services.orders.refund_rules import RefundStatus
+from services.orders.rules import Access, Method, Status, access_to, status_after
 
 log = logs.get(__name__)
 
 REFUNDED = "orders.order.refunded"
-DISPUTE_LOST, WHOLLY_REFUNDED = "dispute_lost", "refunded"
+DISPUTE_LOST, DISPUTE_WON = "dispute_lost", "dispute_won"
+WHOLLY_REFUNDED, REFUND_RETURNED = "refunded", "refund_returned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,9 @@ class PaymentStanding:
     refunded_cents: int
     # none, open, won or lost.
     dispute: str
+    # Held by open disputes and taken by lost ones. None: the release that told did not tell, so the whole.
+    disputed_cents: int | None = None
+    lost_cents: int | None = None
 
 
 async def apply_payment(connection: AsyncConnection, order_id: UUID, told: PaymentStanding) -> None:
@@ -38,44 +45,104 @@ async def apply_payment(connection: AsyncConnection, order_id: UUID, told: Payme
     if told.version <= order.payment_version:
         return
     refunded_cents = min(told.refunded_cents, order.total_cents)
+    now = replace(
+        order,
+        payment_version=told.version,
+        refunded_cents=refunded_cents,
+        dispute=told.dispute,
+        disputed_cents=_within(order, told.disputed_cents),
+        lost_cents=_within(order, told.lost_cents),
+        promised_cents=max(order.promised_cents, order.refunded_cents, refunded_cents),
+    )
     await connection.execute(
         update(orders)
         .where(orders.c.id == order_id)
         .values(
-            payment_version=told.version,
-            refunded_cents=refunded_cents,
-            dispute=told.dispute,
+            payment_version=now.payment_version,
+            refunded_cents=now.refunded_cents,
+            dispute=now.dispute,
+            disputed_cents=now.disputed_cents,
+            lost_cents=now.lost_cents,
+            promised_cents=now.promised_cents,
             version=orders.c.version + 1,
             updated_at=func.now(),
         )
     )
-    now = replace(order, refunded_cents=refunded_cents, dispute=told.dispute)
     after = await settle_standing(connection, now)
-    if refunded_cents > order.refunded_cents and after.status is order.status:
-        await emit_refunded(connection, after, cents=refunded_cents, is_whole=False, reason="refunded")
+    if now.refunded_cents != order.refunded_cents and after.status is order.status:
+        reason = WHOLLY_REFUNDED if now.refunded_cents > order.refunded_cents else REFUND_RETURNED
+        await emit_refunded(connection, after, cents=now.refunded_cents, is_whole=False, reason=reason)
 
 
-async def settle_standing(connection: AsyncConnection, order: Order) -> Order:
-    """`refunded` once nothing is left of a paid order, and its downloads as they should be. The caller holds
-    the order's lock; an order that is not paid yet is looked at again when it is."""
-    reason = _end_of(order)
-    if reason is not None and order.status in (Status.COMPLETED, Status.PROCESSING):
-        kept = order.failure_reason or (reason if reason == DISPUTE_LOST else None)
-        await settling.move(
-            connection, order, Status.REFUNDED, actor="stripe", reason=reason, failure_reason=kept
+def _within(order: Order, cents: int | None) -> int | None:
+    return None if cents is None else min(cents, order.total_cents)
+
+
+async def promise(connection: AsyncConnection, order: Order) -> Order:
+    """The customer is told what the order's refunds give back: should it come back, it is owed. The caller
+    holds the order's lock."""
+    given = await connection.scalar(
+        select(func.coalesce(func.sum(refunds.c.amount_cents), 0)).where(
+            refunds.c.order_id == order.id,
+            refunds.c.status.in_([RefundStatus.PENDING, RefundStatus.SUCCEEDED]),
         )
-        await emit_refunded(connection, order, cents=order.refunded_cents, is_whole=True, reason=reason)
-        log.warning("order.refunded", order_id=str(order.id), reason=reason)
-        order = replace(order, status=Status.REFUNDED)
-    await settle_downloads(connection, order.id)
+    )
+    promised = min(order.total_cents, max(order.promised_cents, order.refunded_cents, int(given or 0)))
+    if promised != order.promised_cents:
+        await connection.execute(
+            update(orders).where(orders.c.id == order.id).values(promised_cents=promised)
+        )
+    return replace(order, promised_cents=promised)
+
+
+async def settle_standing(connection: AsyncConnection, order: Order, *, actor: str = "stripe") -> Order:
+    """Brings status, downloads, fulfilment and debt to what the order's money says. The caller holds the
+    order's lock; an order that is not paid yet is looked at again when it is."""
+    order = await _settle_debt(connection, order)
+    status = status_after(order.status, order.money, is_late=order.is_late)
+    if status is not order.status:
+        order = await _move(connection, order, status, actor=actor)
+    await shipping.settle_fulfilment(connection, order.id)
+    await settle_downloads(connection, order)
     return order
 
 
-def _end_of(order: Order) -> str | None:
-    if order.dispute == "lost":
-        return DISPUTE_LOST
-    by_card = order.payment_method is Method.STRIPE
-    return WHOLLY_REFUNDED if by_card and order.refunded_cents == order.total_cents else None
+async def _move(connection: AsyncConnection, order: Order, status: Status, *, actor: str) -> Order:
+    money = order.money
+    is_refunded = status is Status.REFUNDED
+    if is_refunded:
+        reason = DISPUTE_LOST if money.refunded + money.settled < money.paid else WHOLLY_REFUNDED
+    else:
+        reason = DISPUTE_WON if order.dispute == "won" else REFUND_RETURNED
+    failure = order.failure_reason if order.is_late else DISPUTE_LOST if reason == DISPUTE_LOST else None
+    await settling.move(connection, order, status, actor=actor, reason=reason, failure_reason=failure)
+    order = replace(order, status=status, failure_reason=failure)
+    if order.payment_method is Method.STRIPE:
+        await emit_refunded(
+            connection, order, cents=order.refunded_cents, is_whole=is_refunded, reason=reason
+        )
+    log.warning("order.refunded" if is_refunded else "order.restored", order_id=str(order.id), reason=reason)
+    return order
+
+
+async def _settle_debt(connection: AsyncConnection, order: Order) -> Order:
+    money = order.money
+    if money.owed == order.owed_cents and money.promised <= order.promised_cents:
+        return order
+    now = replace(order, owed_cents=money.owed, promised_cents=max(money.promised, order.promised_cents))
+    await connection.execute(
+        update(orders)
+        .where(orders.c.id == order.id)
+        .values(
+            owed_cents=now.owed_cents,
+            promised_cents=now.promised_cents,
+            version=orders.c.version + 1,
+            updated_at=func.now(),
+        )
+    )
+    if now.owed_cents > order.owed_cents:
+        log.error("order.owes", order_id=str(order.id), owed_cents=now.owed_cents)
+    return now
 
 
 async def emit_refunded(
@@ -101,25 +168,18 @@ async def emit_refunded(
     await outbox.emit(connection, subject=REFUNDED, event=event)
 
 
-async def settle_downloads(connection: AsyncConnection, order_id: UUID) -> None:
+async def settle_downloads(connection: AsyncConnection, order: Order) -> None:
     """Brings each download grant to what order, line and dispute say: revoked, suspended or active."""
-    should: Case[str] = case(
-        (
-            (orders.c.status == Status.REFUNDED)
-            | (order_items.c.refunded_quantity == order_items.c.quantity),
-            "revoked",
-        ),
-        (orders.c.dispute == "open", "suspended"),
-        else_="active",
-    )
-    await connection.execute(
-        update(download_grants)
-        .where(
-            orders.c.id == order_id,
-            order_items.c.order_id == orders.c.id,
-            download_grants.c.order_id == orders.c.id,
-            download_grants.c.product_id == order_items.c.product_id,
-            download_grants.c.status != should,
+    products: dict[Access, list[UUID]] = defaultdict(list)
+    for line in order.lines:
+        products[access_to(line, order.status, order.money)].append(line.product_id)
+    for access, of in products.items():
+        await connection.execute(
+            update(download_grants)
+            .where(
+                download_grants.c.order_id == order.id,
+                download_grants.c.product_id.in_(of),
+                download_grants.c.status != access,
+            )
+            .values(status=access, updated_at=func.now())
         )
-        .values(status=should, updated_at=func.now())
-    )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from services.orders.fulfilment import DIGITAL, PHYSICAL
 from services.orders.mails.layout import Letter
-from services.orders.mails.mail import DOWNLOADS, RECEIPT, REFUND, SHIPPED, Mail
+from services.orders.mails.mail import DOWNLOADS, RECEIPT, REFUND, RETURNED, SHIPPED, Mail
 
 
 def letter_of(mail: Mail, *, shop_url: str, grant_days: int) -> Letter:
@@ -82,7 +82,27 @@ def _refund(mail: Mail, shop_url: str) -> Letter:
     )
 
 
-_LETTERS: dict[str, Callable[[Mail, str], Letter]] = {SHIPPED: _shipped, REFUND: _refund}
+def _returned(mail: Mail, shop_url: str) -> Letter:
+    amount = _amount(mail, mail.refunded_cents, mail.refunded_points)
+    return Letter(
+        subject=f"Your refund did not arrive: AI Shop order {_number(mail)}",
+        title="Your refund came back to us",
+        paragraphs=(
+            f"Your bank sent {amount} back that we had refunded to you, as happens when a card was closed.",
+            "It is still yours: we are looking for another way and will write to you. Until then your order"
+            " counts as paid, with everything that you bought.",
+        ),
+        rows=(("Refund", amount),),
+        link=("See your order", _order_url(mail, shop_url)),
+        foot=_foot(mail),
+    )
+
+
+_LETTERS: dict[str, Callable[[Mail, str], Letter]] = {
+    SHIPPED: _shipped,
+    REFUND: _refund,
+    RETURNED: _returned,
+}
 
 
 def _lines(mail: Mail, *, of_type: str | None = None) -> tuple[tuple[str, str], ...]:

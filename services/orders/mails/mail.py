@@ -25,6 +25,8 @@ RECEIPT, SHIPPED = "receipt", "shipped"
 DOWNLOADS = "downloads"
 # refund:<id of the refund>
 REFUND = "refund"
+# returned:<id of the refund> that the bank sent back
+RETURNED = "returned"
 Key = tuple[UUID, str]
 # Longer than a sender waits for the mail server's answer.
 IN_DOUBT_SECONDS = 120
@@ -50,7 +52,7 @@ _CLAIM = """
         coalesce(r.amount_cents, 0) AS refunded_cents, coalesce(r.amount_points, 0) AS refunded_points,
         l.refunded_quantities, coalesce(r.actor = 'saga', false) AS came_too_late
     FROM claimed c JOIN orders o ON o.id = c.order_id
-        LEFT JOIN refunds r ON r.order_id = o.id AND c.kind = 'refund:' || r.id
+        LEFT JOIN refunds r ON r.order_id = o.id AND c.kind IN ('refund:' || r.id, 'returned:' || r.id)
         CROSS JOIN LATERAL (
             SELECT array_agg(i.title ORDER BY i.product_id) AS titles,
                 array_agg(i.quantity ORDER BY i.product_id) AS quantities,
@@ -102,7 +104,7 @@ class Mail:
     quantities: Sequence[int]
     types: Sequence[str]
     tracking_info: Mapping[str, str] | None = None
-    # What the refund of a refund:<id> gave back.
+    # What the refund of a refund:<id> gave back, or that of a returned:<id> was to give back.
     refunded_cents: int = 0
     refunded_points: int = 0
     refunded_quantities: Sequence[int] = ()

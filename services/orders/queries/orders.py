@@ -10,7 +10,7 @@ from sqlalchemy import Row, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orders.models import order_items, orders, saga_runs
-from services.orders.rules import Line, Method, Status, is_settled
+from services.orders.rules import LATE_PAYMENT, Line, Method, Money, Status, is_settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,44 @@ class Order:
     dispute: str = "none"
     payment_version: int = 0
     version: int = 1
+    # None: written by a release that did not tell these apart.
+    paid_cents: int | None = None
+    disputed_cents: int | None = None
+    lost_cents: int | None = None
+    promised_cents: int = 0
+    settled_cents: int = 0
+    written_off_cents: int = 0
+    owed_cents: int = 0
+
+    @property
+    def money(self) -> Money:
+        """What became of the payment: of points, or of cents."""
+        if self.payment_method is Method.POINTS:
+            return Money(
+                paid=self.total_points,
+                requested=sum(line.refunded_points for line in self.lines),
+                refunded=self.refunded_points,
+            )
+        paid = self.total_cents if self.paid_cents is None else self.paid_cents
+        # What is not known counts as the whole.
+        disputed = paid if self.disputed_cents is None else self.disputed_cents
+        lost = paid if self.lost_cents is None else self.lost_cents
+        return Money(
+            paid=paid,
+            requested=sum(line.refunded_cents for line in self.lines),
+            refunded=self.refunded_cents,
+            disputed=disputed if self.dispute == "open" else 0,
+            lost=0 if self.lost_cents is None and self.dispute != "lost" else lost,
+            # Nothing but its money can be given for what came too late.
+            promised=paid if self.is_late else self.promised_cents,
+            settled=self.settled_cents,
+            written_off=self.written_off_cents,
+        )
+
+    @property
+    def is_late(self) -> bool:
+        """Paid when it had ended and its goods were gone."""
+        return self.failure_reason == LATE_PAYMENT
 
     @property
     def is_settled(self) -> bool:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.orders.models import refund_items, refunds
+from services.orders.models import orders, refund_items, refunds
 from services.orders.refund_rules import RefundLine, RefundStatus
 
 
@@ -32,6 +32,30 @@ class Refund:
     created_at: datetime
     finished_at: datetime | None
     lines: tuple[RefundLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """An order of which its customer is owed money."""
+
+    order_id: UUID
+    user_id: UUID
+    owed_cents: int
+    promised_cents: int
+    currency: str
+    created_at: datetime
+    updated_at: datetime
+
+
+async def list_debts(connection: AsyncConnection, *, limit: int, after: UUID | None) -> Sequence[Debt]:
+    """Those of the oldest orders first, `limit` of them behind the order `after`."""
+    names = [name for name in Debt.__dataclass_fields__ if name != "order_id"]
+    query = select(orders.c.id.label("order_id"), *(orders.c[name] for name in names))
+    query = query.where(orders.c.owed_cents > 0)
+    if after is not None:
+        query = query.where(orders.c.id > after)
+    rows = await connection.execute(query.order_by(orders.c.id).limit(limit))
+    return [Debt(**row._mapping) for row in rows]
 
 
 _COLUMNS = [refunds.c[name] for name in Refund.__dataclass_fields__ if name != "lines"]

@@ -49,7 +49,14 @@ async def bought_by_card(shop: Shop, items: Lines) -> tuple[UUID, pb.Order]:
 
 
 async def tell_payment(
-    shop: Shop, order: pb.Order, version: int, *, refunded: int = 0, dispute: str = "NONE"
+    shop: Shop,
+    order: pb.Order,
+    version: int,
+    *,
+    refunded: int = 0,
+    dispute: str = "NONE",
+    disputed: int = 0,
+    lost: int | None = None,
 ) -> None:
     """What payments says of what is left of an order's payment."""
     fact = events_pb2.PaymentChanged(
@@ -59,6 +66,8 @@ async def tell_payment(
         amount_cents=order.total_cents,
         refunded_cents=refunded,
         dispute=events_pb2.DisputeState.Value(f"DISPUTE_STATE_{dispute}"),
+        disputed_cents=disputed,
+        lost_cents=lost,
         currency="usd",
     )
     await shop.publish("payments.payment.changed", fact)

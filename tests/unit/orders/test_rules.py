@@ -36,8 +36,8 @@ def test_only_the_moves_of_the_table_are_legal(current: Status, to: Status) -> N
             rules.check_move(current, to)
 
 
-def test_nothing_leaves_refunded_and_failed_only_by_a_late_payment() -> None:
-    assert rules.TRANSITIONS[Status.REFUNDED] == frozenset()
+def test_a_bank_alone_takes_back_what_is_refunded_and_failed_is_left_by_a_late_payment() -> None:
+    assert rules.TRANSITIONS[Status.REFUNDED] == {Status.COMPLETED, Status.PROCESSING}
     assert rules.TRANSITIONS[Status.FAILED] == rules.TRANSITIONS[Status.CANCELLED] == {Status.PROCESSING}
 
 
@@ -105,6 +105,23 @@ def test_stock_is_short_below_what_is_wanted_and_never_when_unlimited() -> None:
     assert rules.first_short({A: 1000}, [offer(available=None)]) is None
 
 
-def test_backoff_doubles_up_to_its_bound() -> None:
-    assert [rules.backoff_seconds(n) for n in range(6)] == [0.5, 1, 2, 4, 8, 10]
-    assert rules.backoff_seconds(10_000) == 10
+@given(
+    paid=st.integers(0, 50),
+    requested=st.integers(0, 50),
+    refunded=st.integers(0, 50),
+    disputed=st.integers(0, 50),
+    lost=st.integers(0, 50),
+    promised=st.integers(0, 50),
+    settled=st.integers(0, 50),
+    written_off=st.integers(0, 50),
+)
+def test_no_amount_is_given_twice(**amounts: int) -> None:
+    """Whatever is told in whatever order: what may be refunded or is owed is still with the shop."""
+    capped = {name: min(cents, amounts["paid"]) for name, cents in amounts.items()}
+    money = rules.Money(**capped)
+    back = max(money.requested, money.refunded)
+    assert 0 <= money.refundable <= money.left <= money.paid
+    assert 0 <= money.owed <= money.left
+    assert money.refundable == max(0, money.paid - back - money.disputed - money.lost - money.settled)
+    if money.is_gone:
+        assert money.left == money.owed == 0

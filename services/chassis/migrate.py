@@ -61,7 +61,7 @@ def _run_online(metadata: MetaData) -> None:
     )
     engine = create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
     with _alone(connect), engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=metadata)
+        context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
         with context.begin_transaction():
             context.run_migrations()
 

@@ -22,6 +22,10 @@ COMPOSE_PROFILES=sandbox
 # Where customers find the shop: Stripe sends them back there.
 SHOP_URL=http://127.0.0.1:8080
 
+# The mark of this shop on what it makes at Stripe, so that other programs and other copies of the shop can
+# use the same account. It stays when data are restored; a copy that runs beside the shop gets another.
+SHOP_ID={shop_id}
+
 # The addresses of the reverse proxy with TLS, once there is one, as containers see them: 172.16.0.0/12 for
 # one on this machine. Without it everybody behind the proxy counts as one address.
 TRUSTED_PROXIES=
@@ -54,6 +58,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT=
 def text() -> str:
     """The file's text, with new secrets."""
     head = _HEAD.format(
+        shop_id=f"shop-{secrets.token_hex(16)}",
         stripe_key=f"sk_test_{secrets.token_hex(16)}",
         webhook_secret=f"whsec_{secrets.token_hex(16)}",
         jwt_secret=secrets.token_urlsafe(48),

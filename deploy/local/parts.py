@@ -174,6 +174,7 @@ def _services(plan: Plan) -> dict[str, dict[str, str]]:
             "STRIPE_WEBHOOK_SECRETS": plan.stripe_webhook_secret,
             "WEBHOOK_LISTEN": plan.address("webhooks"),
             "SHOP_URL": shop_url,
+            "SHOP_ID": plan.secrets.shop_id,
             **stripe,
         },
         "orders": {

@@ -1,5 +1,6 @@
 """Secrets of a local stack: drawn once, kept in its data folder, readable by their owner only."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -22,6 +23,11 @@ class Secrets(BaseModel):
     stripe_webhook_secret: str
     data_encryption_keys: str
     email_hmac_key: str
+
+    @property
+    def shop_id(self) -> str:
+        """Public, and another one for each data folder: several may use one account of Stripe."""
+        return f"local-{hashlib.sha256(self.email_hmac_key.encode()).hexdigest()[:16]}"
 
 
 def load_or_draw(folder: Path) -> Secrets:

@@ -64,7 +64,10 @@ async def serve(settings: Settings) -> None:
     )
     await database.require_settings()
     stripe = Stripe(
-        secret_key=settings.stripe_secret_key, api_base=settings.stripe_api_base, shop_url=settings.shop_url
+        secret_key=settings.stripe_secret_key,
+        api_base=settings.stripe_api_base,
+        shop_url=settings.shop_url,
+        shop_id=settings.shop_mark,
     )
     keyring = Keyring(settings.data_encryption_keys)
     bus = Bus(settings.nats_url, name="payments", stream="PAYMENTS", replicas=settings.nats_stream_replicas)
@@ -86,7 +89,7 @@ async def serve(settings: Settings) -> None:
         relay.wake()
         watchers.wake()
 
-    looker = Looker(database=database, stripe=stripe)
+    looker = Looker(database=database, stripe=stripe, shop_id=settings.shop_mark)
     opener = Opener(database=database, stripe=stripe, keyring=keyring, after_commit=tell_changes)
     closer = Closer(database=database, stripe=stripe, opener=opener, looker=looker)
     refunder = Refunder(database=database, stripe=stripe, looker=looker, after_commit=tell_changes)

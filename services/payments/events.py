@@ -167,6 +167,8 @@ class EventWorker:
 
     async def _read_and_apply(self, event: ClaimedEvent, traced: ExitStack) -> Outcome:
         found = await self._read(event)
+        if found is not None:
+            found = await self._looker.ours_among(found)
         async with self._database.worker() as connection:
             if found is not None:
                 traceparent = await trace_of(connection, found)

@@ -67,9 +67,10 @@ class EventObject:
 class Looker:
     """One method for each way in which an event is read."""
 
-    def __init__(self, *, database: Database, stripe: Stripe) -> None:
+    def __init__(self, *, database: Database, stripe: Stripe, shop_id: str) -> None:
         self._database = database
         self._stripe = stripe
+        self._shop_id = shop_id
         self._allowance = Allowance(_AT_ONCE, _RATE)
 
     async def session_changed(self, about: EventObject) -> Findings:
@@ -139,6 +140,32 @@ class Looker:
     async def subscription_changed(self, about: EventObject) -> Findings:
         """Only its id is read: the payload may be old."""
         return [await self.subscription(stripe_objects.parse_id(about.fields, "subscription"))]
+
+    async def ours_among(self, found: Findings) -> Findings:
+        """Without what is clearly another shop's: it bears the mark of one, and no row here knows it. What
+        belongs to a payment (refunds, disputes) is ours as its payment is."""
+        return [finding for finding in found if not await self._is_another_shops(finding)]
+
+    async def _is_another_shops(self, finding: Finding) -> bool:
+        match finding:
+            case SessionFound(session):
+                metadata, checkout_id = session.metadata, rules.checkout_of(session)
+            case IntentFound(intent) | DeclineFound(intent):
+                metadata, checkout_id = intent.metadata, None
+            case SubscriptionFound(subscription):
+                metadata, checkout_id = subscription.metadata, None
+            case InvoiceFound(invoice):
+                metadata, checkout_id = invoice.subscription_metadata, None
+            case _:
+                return False
+        if not rules.is_of_another_shop(metadata, self._shop_id):
+            return False
+        checkout_id = checkout_id or rules.as_id(metadata.get("checkout_id"))
+        async with self._database.worker() as connection:
+            is_known = checkout_id and await queries.find_checkout(connection, checkout_id)
+        if not is_known:
+            log.info("stripe_event.of_another_shop", shop=metadata[rules.SHOP_MARK][:64])
+        return not is_known
 
     async def _session(self, about: EventObject) -> Session:
         ask = self._stripe.retrieve_session

@@ -108,6 +108,7 @@ class Reconciler:
 
     async def settle(self, findings: Sequence[Finding]) -> list[str]:
         """What changed, by kind."""
+        findings = await self._looker.ours_among(findings)
         changes: list[str] = []
         async with self._database.worker() as connection:
             with tracing.continued(await trace_of(connection, findings), "reconcile"):

@@ -176,13 +176,19 @@ def checkout_of(session: Session) -> UUID | None:
     return as_id(session.metadata.get("checkout_id") or session.client_reference_id)
 
 
+# Names the shop that made an object at Stripe; older objects bear none.
+SHOP_MARK = "shop"
+
+
 def bears_our_metadata(metadata: Metadata) -> bool:
-    """Whether the object was made by this shop, whatever has become of its checkout."""
-    names = metadata.keys()
-    return "checkout_id" in names or ("user_id" in names and not names.isdisjoint(_PURPOSES))
+    """Whether the object was made by this shop, whatever has become of its checkout. What bears another
+    shop's mark has been taken out by then (looks.py); an older one of ours bears a checkout's id alone."""
+    return SHOP_MARK in metadata or "checkout_id" in metadata
 
 
-_PURPOSES = ("points_amount", "order_id")
+def is_of_another_shop(metadata: Metadata, shop_id: str) -> bool:
+    """Whether the object bears the mark of another shop, or of another copy of this one."""
+    return metadata.get(SHOP_MARK, shop_id) != shop_id
 
 
 def metadata_of(checkout: Checkout) -> dict[str, str]:

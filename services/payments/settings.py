@@ -3,6 +3,7 @@
 import re
 from ipaddress import ip_address
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -15,6 +16,8 @@ from services.chassis.settings import HttpSettings, ServiceSettings
 _SECRET_KEY = re.compile(r"(sk|rk)_(test|live)_\w+")
 # What signs webhooks is 32 characters and more: with less, anybody's guess makes points.
 _WEBHOOK_SECRET = re.compile(r"whsec_[\w+/=-]{32,}")
+
+_SHOP_ID = re.compile(r"[\w.:\[\]-]{1,64}", re.ASCII)
 
 
 class Settings(ServiceSettings, HttpSettings):
@@ -36,6 +39,10 @@ class Settings(ServiceSettings, HttpSettings):
     reconcile_seconds: int = 300
     # Origin of the shop's pages: Stripe sends the customer back there.
     shop_url: WebUrl
+    # The mark of this shop on what it makes at Stripe: other programs, and other copies of this shop, may use
+    # the same account. Of the configuration and not of the database, so that a restored copy of the data is
+    # another shop when it is told so. Without it the host of SHOP_URL.
+    shop_id: str = ""
     # How many may follow a checkout at once at this replica, and for how long before they ask again.
     max_watchers: int = 1000
     watch_seconds: float = 300.0
@@ -69,6 +76,17 @@ class Settings(ServiceSettings, HttpSettings):
                 "STRIPE_API_BASE: a live key goes to Stripe by https only: leave it empty, or take a test key"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_a_mark(self) -> Self:
+        if not _SHOP_ID.fullmatch(self.shop_mark):
+            raise ValueError("SHOP_ID: must be 1 to 64 letters, digits, dots, colons, underscores or hyphens")
+        return self
+
+    @property
+    def shop_mark(self) -> str:
+        """What objects at Stripe bear."""
+        return self.shop_id or urlsplit(self.shop_url).netloc
 
     @property
     def livemode(self) -> bool:

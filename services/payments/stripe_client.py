@@ -61,7 +61,7 @@ _Parsed = TypeVar("_Parsed")
 class Stripe:
     """One Stripe account. `deadline` is in seconds of the running loop's clock."""
 
-    def __init__(self, *, secret_key: SecretStr, api_base: str, shop_url: str) -> None:
+    def __init__(self, *, secret_key: SecretStr, api_base: str, shop_url: str, shop_id: str) -> None:
         self._http = HTTPXClient(timeout=CALL_SECONDS, allow_sync_methods=False)
         self._client = StripeClient(
             secret_key.get_secret_value(),
@@ -72,6 +72,7 @@ class Stripe:
             max_network_retries=0,
         )
         self._shop_url = shop_url.rstrip("/")
+        self._shop_id = shop_id
 
     async def close(self) -> None:
         await cast(Any, self._http).close_async()
@@ -257,7 +258,7 @@ class Stripe:
         raise StripeUnknown("the listing has too many pages")
 
     def _creation(self, checkout: Checkout, lines: list[Line], email: str) -> dict[str, Any]:
-        metadata = rules.metadata_of(checkout)
+        metadata = rules.metadata_of(checkout) | {rules.SHOP_MARK: self._shop_id}
         params: dict[str, Any] = {
             "mode": "subscription" if checkout.plan_id else "payment",
             "client_reference_id": str(checkout.id),

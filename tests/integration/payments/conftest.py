@@ -37,7 +37,7 @@ from tests.support.servers import Servers
 
 KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"
 SECRETS = (f"whsec_{'new' * 11}", f"whsec_{'old' * 11}")
-SHOP_URL = "https://shop.test"
+SHOP_URL, SHOP_ID = "https://shop.test", "shop.test"
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ from services.payments.opening import Opener
 from services.payments.reconciliation import Reconciler
 from services.payments.refunding import Refunder
 from services.payments.stripe_client import Stripe
-from tests.integration.payments.conftest import KEY, SHOP_URL, PaymentsProcess
+from tests.integration.payments.conftest import KEY, SHOP_ID, SHOP_URL, PaymentsProcess
 from tests.integration.payments.sandbox import KEY as STRIPE_KEY
 from tests.integration.payments.sandbox import Sandbox
 from tests.integration.payments.stripe_double import Fields
@@ -95,7 +95,7 @@ class Desk:
         self._superuser = superuser
         self.sandbox = sandbox
         self._keyring = Keyring(SecretStr(f"test:{KEY}"))
-        self._looker = Looker(database=database, stripe=stripe)
+        self._looker = Looker(database=database, stripe=stripe, shop_id=SHOP_ID)
         opener = Opener(database=database, stripe=stripe, keyring=self._keyring, after_commit=_nobody_waits)
         self._servicer = PaymentsServicer(
             database=database,
@@ -181,7 +181,9 @@ async def desk_on(process: PaymentsProcess, sandbox: Sandbox) -> AsyncIterator[D
         pool_size=20,
         name="desk",
     )
-    stripe = Stripe(secret_key=SecretStr(STRIPE_KEY), api_base=sandbox.url, shop_url=SHOP_URL)
+    stripe = Stripe(
+        secret_key=SecretStr(STRIPE_KEY), api_base=sandbox.url, shop_url=SHOP_URL, shop_id=SHOP_ID
+    )
     superuser = await psycopg.AsyncConnection.connect(
         process.admin_url, autocommit=True, row_factory=dict_row
     )

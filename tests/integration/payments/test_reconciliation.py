@@ -231,7 +231,7 @@ async def test_more_events_are_read_than_sessions_ever_would(
     for _ in range(3):
         await stripe.control("payments", amount=999)
     client = stripe_client.Stripe(
-        secret_key=SecretStr(KEY), api_base=stripe.url, shop_url="https://shop.test"
+        secret_key=SecretStr(KEY), api_base=stripe.url, shop_url="https://shop.test", shop_id="shop.test"
     )
     since = datetime.now(UTC) - timedelta(hours=1)
     listed = client.list_events(["payment_intent.succeeded"], since=since, page_seconds=5)

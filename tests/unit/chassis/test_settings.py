@@ -196,6 +196,17 @@ PAYMENTS = {name: value for name, value in WALLET.items() if name != "EMAIL_HMAC
     "WEBHOOK_LISTEN": "0.0.0.0:8081",
     "SHOP_URL": "https://shop.example",
 }
+
+
+@pytest.mark.parametrize(("given", "mark"), [({}, "shop.example"), ({"SHOP_ID": "shop-1"}, "shop-1")])
+def test_what_a_shop_makes_at_stripe_bears_its_mark(
+    payments: None, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], mark: str
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert load(PaymentsSettings).shop_mark == mark
+
+
 LIVE_KEY = f"rk_live_{'k' * 24}"
 
 

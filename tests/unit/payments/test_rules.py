@@ -173,15 +173,28 @@ def test_an_order_of_another_id_is_a_mismatch() -> None:
     ("metadata", "ours"),
     [
         ({"checkout_id": "x"}, True),
-        ({"user_id": "u", "points_amount": "5"}, True),
-        ({"user_id": "u", "order_id": "o"}, True),
-        ({"user_id": "u"}, False),
+        ({"shop": "ours"}, True),
+        ({"user_id": "u", "points_amount": "5"}, False),
+        ({"user_id": "u", "order_id": "o"}, False),
         ({"order_id": "somebody else's"}, False),
         ({}, False),
     ],
 )
 def test_our_sessions_are_known_by_their_metadata(metadata: dict[str, str], ours: bool) -> None:
     assert rules.bears_our_metadata(metadata) is ours
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_anothers"),
+    [
+        ({"shop": "ours"}, False),
+        ({"shop": "theirs"}, True),
+        ({"shop": ""}, True),
+        ({"checkout_id": "x"}, False),
+    ],
+)
+def test_another_shop_is_known_by_its_mark_alone(metadata: dict[str, str], is_anothers: bool) -> None:
+    assert rules.is_of_another_shop(metadata, "ours") is is_anothers
 
 
 def test_a_key_is_used_until_its_attempt_ends() -> None:

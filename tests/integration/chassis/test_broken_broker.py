@@ -114,8 +114,9 @@ async def test_an_outage_is_told_when_it_begins_and_when_it_ends(
             await eventually(is_handled, "it goes on", seconds=30)
     told = Counter(entry["event"] for entry in logs if entry["log_level"] == "warning")
     # What each says of it may change once: from a lost connection to one that is refused, say.
-    assert set(told) == {"bus.disconnected", "bus.error", "relay.interrupted", "consumer.interrupted"}
-    assert max(told.values()) <= 2
+    assert set(told) <= {"bus.disconnected", "bus.error", "relay.interrupted", "consumer.interrupted"}, told
+    assert told["relay.interrupted"] in (1, 2), told
+    assert max(told.values()) <= 3, told
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
     assert {"relay.resumed", "bus.reconnected"} <= {entry["event"] for entry in logs}
     # The test's own connection tells of itself, too.

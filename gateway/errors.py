@@ -229,7 +229,15 @@ KINDS: dict[str, Kind] = {
         409, "The payment was settled the other way", "`currentStatus` tells how; it stays so."
     ),
     "cannot_fulfil": Kind(
-        409, "This payment cannot be fulfilled", "`why` tells what is missing: refund it instead."
+        409, "This payment cannot be fulfilled", "`why` tells what is missing: state it, or refund it."
+    ),
+    "nothing_at_stripe": Kind(
+        409,
+        "Nothing of it can be refunded at Stripe",
+        "`due` was paid by credit or outside of Stripe: fulfil it, settle it outside, or write it off.",
+    ),
+    "settlement_exceeds_due": Kind(
+        409, "More than the customer is due", "`due` is what is left, `amount` was named: name less."
     ),
     "payment_disputed": Kind(
         409,

@@ -30,7 +30,7 @@ from services.chassis.grpc_client import call
 router = APIRouter(route_class=OperatorRoute, tags=["operators"])
 
 EventStatus = Literal["received", "processed", "ignored", "failed", "set_aside"]
-QuarantineStatus = Literal["parked", "fulfilled", "refunding", "refunded"]
+QuarantineStatus = Literal["parked", "fulfilled", "refunding", "refunded", "settled_outside", "written_off"]
 ReconciliationStatus = Literal["running", "done"]
 
 EVENT_STATUSES: dict[EventStatus, payments_pb2.StripeEventStatus.ValueType] = {
@@ -45,6 +45,8 @@ QUARANTINE_STATUSES: dict[QuarantineStatus, payments_pb2.QuarantineStatus.ValueT
     "fulfilled": payments_pb2.QUARANTINE_STATUS_FULFILLED,
     "refunding": payments_pb2.QUARANTINE_STATUS_REFUNDING,
     "refunded": payments_pb2.QUARANTINE_STATUS_REFUNDED,
+    "settled_outside": payments_pb2.QUARANTINE_STATUS_SETTLED_OUTSIDE,
+    "written_off": payments_pb2.QUARANTINE_STATUS_WRITTEN_OFF,
 }
 RECONCILIATION_STATUSES: dict[int, ReconciliationStatus] = {
     payments_pb2.RECONCILIATION_STATUS_RUNNING: "running",
@@ -65,6 +67,21 @@ class Because(ApiModel):
     """Why; kept in the audit log."""
 
     reason: Reason
+
+
+class Fulfilment(Because):
+    """`points` are what is given for an invoice, or for what names no purchase; else it is left out.
+    `reference` names how it was paid, where Stripe does not say; both are in the audit log."""
+
+    points: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    reference: Annotated[str, Field(max_length=255)] = ""
+
+
+class OutsideSettlement(Because):
+    """`reference` names how the customer got it: the number of a transfer, say."""
+
+    amount_cents: Annotated[int, Field(ge=1, le=99_999_999)]
+    reference: Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class Effect(ApiModel):
@@ -151,6 +168,11 @@ class QuarantinedPayment(ApiModel):
     resolved_at: datetime | None
     resolved_by: str | None
     resolution_reason: str | None
+    # What is left of the amount: neither refunded nor lost to the bank, nor decided by an operator.
+    due_cents: int
+    settled_outside_cents: int
+    settlement_reference: str | None
+    written_off_cents: int
 
 
 class QuarantinePage(ApiModel):
@@ -320,22 +342,60 @@ async def list_quarantine(
     responses=operator_problems(*BODY, "quarantine_not_found", "quarantine_resolved", "cannot_fulfil"),
 )
 async def fulfil_quarantined(
-    request: Request, quarantine_id: QuarantineId, body: Because
+    request: Request, quarantine_id: QuarantineId, body: Fulfilment
 ) -> QuarantinedPayment:
-    """Gives what was paid for; done before changes nothing."""
-    return await _resolve(request, quarantine_id, payments_pb2.QUARANTINE_RESOLUTION_FULFIL, body)
+    """Gives what was paid for; done before changes nothing. Of an invoice, and of what names no purchase, the
+    operator states the points."""
+    resolution = payments_pb2.QUARANTINE_RESOLUTION_FULFIL
+    more = {"points": body.points, "reference": body.reference}
+    return await _resolve(request, quarantine_id, resolution, body, **more)
 
 
 @router.post(
     "/api/admin/quarantine/{quarantineId}/refund",
     operation_id="refundQuarantined",
-    responses=operator_problems(*BODY, "quarantine_not_found", "quarantine_resolved", "payment_disputed"),
+    responses=operator_problems(
+        *BODY, "quarantine_not_found", "quarantine_resolved", "payment_disputed", "nothing_at_stripe"
+    ),
 )
 async def refund_quarantined(
     request: Request, quarantine_id: QuarantineId, body: Because
 ) -> QuarantinedPayment:
-    """Gives the money back; done before changes nothing."""
+    """Gives back what the customer is due and Stripe still has; done before changes nothing."""
     return await _resolve(request, quarantine_id, payments_pb2.QUARANTINE_RESOLUTION_REFUND, body)
+
+
+@router.post(
+    "/api/admin/quarantine/{quarantineId}/settle-outside",
+    operation_id="settleQuarantinedOutside",
+    responses=operator_problems(
+        *BODY, "quarantine_not_found", "quarantine_resolved", "payment_disputed", "settlement_exceeds_due"
+    ),
+)
+async def settle_quarantined_outside(
+    request: Request, quarantine_id: QuarantineId, body: OutsideSettlement
+) -> QuarantinedPayment:
+    """The customer got so much in another way; the same reference counts once. What is left stays parked."""
+    return await _resolve(
+        request,
+        quarantine_id,
+        payments_pb2.QUARANTINE_RESOLUTION_SETTLED_OUTSIDE,
+        body,
+        amount_cents=body.amount_cents,
+        reference=body.reference,
+    )
+
+
+@router.post(
+    "/api/admin/quarantine/{quarantineId}/write-off",
+    operation_id="writeOffQuarantined",
+    responses=operator_problems(*BODY, "quarantine_not_found", "quarantine_resolved", "payment_disputed"),
+)
+async def write_off_quarantined(
+    request: Request, quarantine_id: QuarantineId, body: Because
+) -> QuarantinedPayment:
+    """The shop keeps what the customer is still due; done before changes nothing."""
+    return await _resolve(request, quarantine_id, payments_pb2.QUARANTINE_RESOLUTION_WRITTEN_OFF, body)
 
 
 @router.post(
@@ -396,6 +456,7 @@ async def _resolve(
     quarantine_id: str,
     resolution: payments_pb2.QuarantineResolution.ValueType,
     body: Because,
+    **more: Any,
 ) -> QuarantinedPayment:
     answer = await call(
         backends_of(request).payments_operator.ResolveQuarantine,
@@ -404,6 +465,7 @@ async def _resolve(
             resolution=resolution,
             actor=customer_of(request).user_id,
             reason=body.reason,
+            **more,
         ),
         timeout_seconds=PAYMENTS_SECONDS,
     )
@@ -449,6 +511,10 @@ def _as_parked(payment: payments_pb2.QuarantinedPayment) -> QuarantinedPayment:
         resolved_at=as_time(payment.resolved_at) if payment.HasField("resolved_at") else None,
         resolved_by=payment.resolved_by or None,
         resolution_reason=payment.resolution_reason or None,
+        due_cents=payment.due_cents,
+        settled_outside_cents=payment.settled_outside_cents,
+        settlement_reference=payment.settlement_reference or None,
+        written_off_cents=payment.written_off_cents,
     )
 
 

@@ -120,6 +120,14 @@ def cannot_fulfil(why: str) -> Rejected:
     return Rejected("CANNOT_FULFIL", f"this payment cannot be fulfilled: {why}; refund it", why=why)
 
 
+def nothing_at_stripe(due: int) -> Conflict:
+    return Conflict("NOTHING_AT_STRIPE", "nothing of it can be refunded at Stripe", due=due)
+
+
+def settlement_exceeds_due(*, amount: int, due: int) -> Rejected:
+    return Rejected("SETTLEMENT_EXCEEDS_DUE", "more than the customer is due", amount=amount, due=due)
+
+
 def reconciliation_not_found() -> NotFound:
     return NotFound("RECONCILIATION_NOT_FOUND", "there is no such reconciliation")
 

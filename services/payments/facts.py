@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from protos.events.v1 import events_pb2
 from services.chassis import outbox
 from services.payments.rules import Checkout, Contest, Payment, Refund, Status
+from services.payments.sales import PointsSale
 
 _ORDER_STATES = {
     Status.PROCESSING: events_pb2.ORDER_CHECKOUT_STATE_PROCESSING,
@@ -35,25 +36,23 @@ async def emit_checkout(connection: AsyncConnection, checkout: Checkout) -> None
         await outbox.emit(connection, subject="payments.checkout.changed", event=_order_changed(checkout))
 
 
-async def emit_grant(connection: AsyncConnection, payment: Payment) -> None:
-    """What the points of a payment are worth now."""
+async def emit_grant(connection: AsyncConnection, sale: PointsSale) -> None:
+    """What the points of a sale are worth now."""
     event = events_pb2.PointsGrantChanged(
-        source_id=payment.grant_source or "",
-        user_id=str(payment.user_id),
-        version=payment.version,
-        net_points=payment.net_points,
-        payment_intent_id=payment.payment_intent_id,
-        description=_description(payment),
+        source_id=sale.source_id,
+        user_id=str(sale.user_id),
+        version=sale.version,
+        net_points=sale.net_points,
+        payment_intent_id=sale.payment_intent_id,
+        description=_description(sale),
     )
     await outbox.emit(connection, subject="payments.points.grant_changed", event=event)
 
 
-def _description(payment: Payment) -> str:
-    kind = "Subscription" if payment.invoice_id else "Purchase"
-    back = (
-        "" if payment.net_points == payment.points else f", {payment.net_points} left after money went back"
-    )
-    return f"{kind} of {payment.points} points{back}"
+def _description(sale: PointsSale) -> str:
+    kind = "Subscription" if sale.of_subscription else "Purchase"
+    back = "" if sale.net_points == sale.points else f", {sale.net_points} left after money went back"
+    return f"{kind} of {sale.points} points{back}"
 
 
 async def emit_payment(connection: AsyncConnection, payment: Payment) -> None:

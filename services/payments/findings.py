@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
-from services.payments.stripe_objects import Dispute, Intent, Invoice, Movement, Refund, Session, Subscription
+from services.payments.stripe_objects import (
+    Dispute,
+    Intent,
+    Invoice,
+    InvoicePart,
+    Movement,
+    Refund,
+    Session,
+    Subscription,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,9 @@ class DisputesFound:
 @dataclass(frozen=True, slots=True)
 class InvoiceFound:
     invoice: Invoice
-    # What paid it; None when nothing did.
-    payment_intent_id: str | None
+    # What paid it, as listed at `observed_at` or later.
+    parts: Sequence[InvoicePart]
+    observed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,30 @@ INVARIANTS: tuple[Invariant, ...] = (
         "I4",
         "a paid checkout has not exactly its payment",
         """
-        SELECT c.id AS checkout, c.payment_intent_id, p.standing, p.checkout_id, p.user_id, p.points
+        SELECT c.id AS checkout, c.payment_intent_id, p.standing, p.checkout_id, p.user_id, p.points,
+            p.order_id
         FROM checkouts c LEFT JOIN payments p ON p.payment_intent_id = c.payment_intent_id
         WHERE c.status = 'paid' AND c.plan_id IS NULL
-            AND (p.standing, p.checkout_id, p.user_id, p.points)
-                IS DISTINCT FROM ('fulfilled', c.id, c.user_id, c.points)""",
+            AND (p.standing, p.checkout_id, p.user_id, p.points, p.order_id)
+                IS DISTINCT FROM ('fulfilled', c.id, c.user_id, c.points, c.order_id)""",
     ),
     Invariant(
         "I4",
-        "a paid invoice has not exactly its payment",
+        "a paid invoice has not exactly its payments",
         """
-        SELECT i.id AS invoice, i.amount_paid_cents, p.standing, p.invoice_id, p.user_id, p.amount_cents
-        FROM invoices i LEFT JOIN payments p ON p.id = i.payment_id
-        WHERE (p.standing, p.invoice_id, p.user_id, p.amount_cents)
-            IS DISTINCT FROM ('fulfilled', i.id, i.user_id, i.amount_paid_cents)""",
+        SELECT i.id AS invoice, i.amount_paid_cents, i.billed_cents, p.payments, p.cents, q.status
+        FROM invoices i
+            LEFT JOIN quarantine q ON q.invoice_id = i.id
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS payments, coalesce(sum(amount_cents), 0) AS cents,
+                    bool_or((standing, user_id) IS DISTINCT FROM ('fulfilled', i.user_id)) AS differ,
+                    bool_or(id = i.payment_id) AS has_first
+                FROM payments WHERE invoice_id = i.id) p
+        WHERE p.differ OR NOT coalesce(p.has_first, i.payment_id IS NULL)
+            OR p.cents > coalesce(i.billed_cents, i.amount_paid_cents)
+            -- What an operator fulfilled may have been paid elsewhere.
+            OR (q.id IS NULL AND p.cents <> i.amount_paid_cents)
+            OR q.status <> 'fulfilled'""",
     ),
     Invariant(
         "I4",
@@ -29,7 +39,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         SELECT p.payment_intent_id AS payment, p.checkout_id, p.invoice_id, p.points
         FROM payments p
             LEFT JOIN checkouts c ON c.payment_intent_id = p.payment_intent_id AND c.status = 'paid'
-            LEFT JOIN invoices i ON i.payment_id = p.id
+            LEFT JOIN invoices i ON i.id = p.invoice_id
             LEFT JOIN quarantine q ON q.payment_id = p.id AND q.status = 'fulfilled'
         WHERE p.standing = 'fulfilled' AND num_nonnulls(c.id, i.id, q.id) = 0""",
     ),
@@ -37,14 +47,35 @@ INVARIANTS: tuple[Invariant, ...] = (
         "I4",
         "a payment and its place in the quarantine do not match",
         """
-        SELECT coalesce(p.payment_intent_id, q.payment_intent_id) AS payment, p.standing, q.status,
+        SELECT p.payment_intent_id AS payment, p.standing, coalesce(q.status, s.status) AS status,
             p.amount_cents, p.refunded_cents
         FROM payments p
-            FULL JOIN (SELECT * FROM quarantine WHERE payment_id IS NOT NULL) q ON q.payment_id = p.id
-        WHERE p.id IS NULL
-            OR (p.standing = 'quarantined' AND coalesce(q.status, 'fulfilled') = 'fulfilled')
-            OR (p.standing = 'fulfilled' AND q.status <> 'fulfilled')
-            OR (q.status = 'refunded' AND p.refunded_cents + p.lost_cents < p.amount_cents)""",
+            LEFT JOIN quarantine q ON q.payment_id = p.id
+            -- Payments of one invoice stand there together.
+            LEFT JOIN quarantine s ON s.invoice_id = p.invoice_id
+        WHERE (p.standing = 'quarantined' AND coalesce(q.status, s.status, 'fulfilled') = 'fulfilled')
+            OR (p.standing = 'fulfilled' AND coalesce(q.status, s.status) <> 'fulfilled')
+        UNION ALL
+        SELECT q.payment_intent_id, NULL, q.status, q.amount_cents, NULL
+        FROM quarantine q LEFT JOIN payments p ON p.id = q.payment_id
+        WHERE q.payment_id IS NOT NULL AND p.id IS NULL""",
+    ),
+    Invariant(
+        "I4",
+        "what was settled in the quarantine is still due",
+        """
+        SELECT q.id AS quarantine, q.status, q.amount_cents, q.settled_outside_cents, q.written_off_cents,
+            coalesce(p.gone, s.gone, 0) AS gone
+        FROM quarantine q
+            LEFT JOIN LATERAL (
+                SELECT least(amount_cents, refunded_cents + lost_cents) AS gone
+                FROM payments WHERE id = q.payment_id AND q.invoice_id IS NULL) p ON true
+            LEFT JOIN LATERAL (
+                SELECT sum(least(amount_cents, refunded_cents + lost_cents)) AS gone
+                FROM payments WHERE invoice_id = q.invoice_id) s ON true
+        WHERE q.status IN ('refunded', 'settled_outside', 'written_off')
+            AND coalesce(p.gone, s.gone, 0) + q.settled_outside_cents + q.written_off_cents
+                < coalesce(q.amount_cents, 0)""",
     ),
     Invariant(
         "I4",

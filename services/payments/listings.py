@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_, select, true, tuple_
+from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.payments.models import payments, quarantine, stripe_events, subscriptions
+from services.payments.models import checkouts, payments, quarantine, stripe_events, subscriptions
 from services.payments.queries import SUBSCRIPTION_COLUMNS
 from services.payments.rules import Subscription
 
@@ -52,6 +52,18 @@ class ParkedPayment:
     user_id: UUID | None
     order_id: UUID | None
     points: int | None
+    settled_outside_cents: int
+    settlement_reference: str | None
+    written_off_cents: int
+    # Of all its payments: refunded, or lost to the bank.
+    gone_cents: int
+
+    @property
+    def due_cents(self) -> int:
+        if self.status == "fulfilled":
+            return 0
+        decided = self.settled_outside_cents + self.written_off_cents
+        return max(0, (self.amount_cents or 0) - self.gone_cents - decided)
 
 
 _EVENT_COLUMNS = [
@@ -59,11 +71,22 @@ _EVENT_COLUMNS = [
     for column in stripe_events.c
     if column.name not in ("payload", "lease_token", "lease_until", "trace_id")
 ]
+_of_sale = payments.alias("of_sale")
+_gone = _of_sale.c.refunded_cents + _of_sale.c.lost_cents
 _PARKED_COLUMNS = [
-    *(column for column in quarantine.c if column.name not in ("payment_id", "metadata", "refund_id")),
-    payments.c.user_id,
+    *(
+        column
+        for column in quarantine.c
+        if column.name not in ("payment_id", "metadata", "refund_id", "returned_cents")
+    ),
+    # A sale without payments has the user of its checkout.
+    func.coalesce(payments.c.user_id, checkouts.c.user_id).label("user_id"),
     payments.c.order_id,
     payments.c.points,
+    select(cast(func.coalesce(func.sum(func.least(_of_sale.c.amount_cents, _gone)), 0), BigInteger))
+    .where(or_(_of_sale.c.id == quarantine.c.payment_id, _of_sale.c.invoice_id == quarantine.c.invoice_id))
+    .scalar_subquery()
+    .label("gone_cents"),
 ]
 
 
@@ -150,4 +173,8 @@ async def find_parked(connection: AsyncConnection, quarantine_id: UUID) -> Parke
 
 
 def _select_parked() -> Any:
-    return select(*_PARKED_COLUMNS).outerjoin(payments, payments.c.id == quarantine.c.payment_id)
+    return (
+        select(*_PARKED_COLUMNS)
+        .outerjoin(payments, payments.c.id == quarantine.c.payment_id)
+        .outerjoin(checkouts, checkouts.c.id == quarantine.c.checkout_id)
+    )

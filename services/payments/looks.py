@@ -236,8 +236,9 @@ class Looker:
             is_known = await queries.knows_subscription(connection, invoice.subscription_id)
         if not is_known:
             found.append(await self.subscription(invoice.subscription_id))
-        payment = await self._stripe.payment_of_invoice(invoice_id, deadline=_deadline())
-        return [*found, InvoiceFound(invoice, payment)]
+        observed_at = await self._now()
+        parts = self._stripe.parts_of_invoice(invoice_id, deadline=_deadline())
+        return [*found, InvoiceFound(invoice, [part async for part in parts], observed_at)]
 
     async def _origin_of(self, intent_id: str) -> Findings:
         """What a payment was for, when money comes back of one that we have not heard of yet."""

@@ -205,7 +205,8 @@ payments = Table(
     Column("amount_cents", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),
     Column("points", BigInteger, nullable=False, server_default="0"),
-    # Under which wallet knows the points: the checkout, the invoice, or the payment itself.
+    # Under which wallet knows the points: the checkout, the invoice, or the payment itself. Of an invoice's
+    # payments the first bears it, with the points; what they are worth, the invoice and all of them tell.
     Column("grant_source", Text),
     Column("standing", Text, nullable=False),
     # Rises with every change: what wallet and orders compare.
@@ -222,7 +223,6 @@ payments = Table(
     _time("created_at"),
     _time("updated_at"),
     UniqueConstraint("payment_intent_id", name="payments_payment_intent_id_key"),
-    UniqueConstraint("invoice_id", name="payments_invoice_id_key"),
     UniqueConstraint("grant_source", name="payments_grant_source_key"),
     CheckConstraint("amount_cents > 0", name="amount_positive"),
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
@@ -247,6 +247,7 @@ payments = Table(
         postgresql_where=text("standing = 'fulfilled'"),
     ),
     Index("idx_payments_checkout", "checkout_id"),
+    Index("idx_payments_invoice", "invoice_id", postgresql_where=text("invoice_id IS NOT NULL")),
 )
 
 refunds = Table(
@@ -357,15 +358,26 @@ invoices = Table(
     metadata,
     # Stripe's.
     Column("id", Text, primary_key=True),
-    Column("subscription_id", Uuid, ForeignKey("subscriptions.id"), nullable=False),
+    # Unknown when an operator fulfilled one that bears our metadata and belongs to none.
+    Column("subscription_id", Uuid, ForeignKey("subscriptions.id")),
     Column("user_id", Uuid, nullable=False),
-    Column("payment_id", Uuid, ForeignKey("payments.id"), nullable=False),
+    # The first of its payments, for the release before; payments.invoice_id names all of them, or none does.
+    Column("payment_id", Uuid, ForeignKey("payments.id")),
     Column("billing_reason", Text),
     Column("amount_paid_cents", BigInteger, nullable=False),
+    # What was paid of it in whatever way, and what it gives; null where the release before wrote it: the
+    # amount paid, and the points of its subscription.
+    Column("billed_cents", BigInteger),
+    Column("points", BigInteger),
+    # Of the sale itself: added to those of its payments.
+    Column("version", BigInteger, nullable=False, server_default="0"),
     Column("currency", Text, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False),
     UniqueConstraint("payment_id", name="invoices_payment_id_key"),
-    CheckConstraint("amount_paid_cents > 0", name="amount_positive"),
+    CheckConstraint("amount_paid_cents >= 0", name="amount_not_negative"),
+    CheckConstraint("billed_cents >= 0", name="billed_not_negative"),
+    CheckConstraint("points > 0", name="points_positive"),
+    CheckConstraint("version >= 0", name="version_not_negative"),
     Index("idx_invoices_user_created", "user_id", "created_at"),
 )
 
@@ -377,11 +389,17 @@ quarantine = Table(
     Column("session_id", Text),
     Column("payment_intent_id", Text),
     Column("invoice_id", Text),
-    # The payment, when Stripe named one.
+    # The payment, when Stripe named one; of an invoice the first.
     Column("payment_id", Uuid, ForeignKey("payments.id")),
     # The checkout that it names, when there is one.
     Column("checkout_id", Uuid, ForeignKey("checkouts.id")),
+    # What the customer paid; of an invoice all that was billed, also by credit or outside of Stripe.
     Column("amount_cents", BigInteger),
+    # What an operator decided of it, and, once the row is closed, what went back by refunds and disputes.
+    Column("settled_outside_cents", BigInteger, nullable=False, server_default="0"),
+    Column("settlement_reference", Text),
+    Column("written_off_cents", BigInteger, nullable=False, server_default="0"),
+    Column("returned_cents", BigInteger),
     Column("currency", Text),
     # Ours, as Stripe gave it back: whose payment it may be.
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
@@ -395,14 +413,44 @@ quarantine = Table(
     UniqueConstraint("session_id", name="quarantine_session_id_key"),
     UniqueConstraint("payment_id", name="quarantine_payment_id_key"),
     CheckConstraint("num_nonnulls(session_id, payment_intent_id, invoice_id) > 0", name="something_is_known"),
-    CheckConstraint("status IN ('parked', 'fulfilled', 'refunding', 'refunded')", name="known_status"),
     CheckConstraint(
-        "(status IN ('fulfilled', 'refunded')) = (resolved_at IS NOT NULL)", name="resolved_has_a_time"
+        "status IN ('parked', 'fulfilled', 'refunding', 'refunded', 'settled_outside', 'written_off')",
+        name="known_status",
+    ),
+    CheckConstraint(
+        "(status IN ('fulfilled', 'refunded', 'settled_outside', 'written_off')) = (resolved_at IS NOT NULL)",
+        name="resolved_has_a_time",
     ),
     CheckConstraint(
         "reason IN ('amount_mismatch', 'currency_mismatch', 'not_a_payment', 'metadata_mismatch',"
-        " 'second_payment', 'unknown_checkout', 'unexpected_invoice')",
+        " 'second_payment', 'unknown_checkout', 'unexpected_invoice', 'paid_outside', 'paid_by_credit',"
+        " 'free_invoice', 'free_session', 'second_subscription')",
         name="known_reason",
+    ),
+    CheckConstraint(
+        "settled_outside_cents >= 0 AND written_off_cents >= 0"
+        " AND settled_outside_cents + written_off_cents <= coalesce(amount_cents, 0)",
+        name="settled_within_amount",
+    ),
+    CheckConstraint(
+        "(settled_outside_cents > 0) = (settlement_reference IS NOT NULL)",
+        name="settled_outside_has_a_reference",
+    ),
+    CheckConstraint(
+        "status <> 'settled_outside' OR settled_outside_cents > 0", name="settled_outside_has_an_amount"
+    ),
+    CheckConstraint("status <> 'written_off' OR written_off_cents > 0", name="written_off_has_an_amount"),
+    # What the customer is due never vanishes. Null: closed by the release before.
+    CheckConstraint(
+        "status NOT IN ('refunded', 'settled_outside', 'written_off') OR returned_cents IS NULL"
+        " OR returned_cents + settled_outside_cents + written_off_cents >= coalesce(amount_cents, 0)",
+        name="what_is_settled_is_not_due",
+    ),
+    Index(
+        "idx_quarantine_invoice",
+        "invoice_id",
+        unique=True,
+        postgresql_where=text("invoice_id IS NOT NULL"),
     ),
     Index("idx_quarantine_created", "created_at", "id"),
 )

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, exists, func, select
+from sqlalchemy import ColumnElement, Row, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.payments.models import checkouts, payments, plans, points_packages, refunds, subscriptions
@@ -21,6 +21,7 @@ from services.payments.rules import (
     Status,
     Subscription,
 )
+from services.payments.sales import PointsSale, sale_of_payment
 
 CHECKOUT_COLUMNS = (
     *(column for column in checkouts.c if column.name != "updated_at"),
@@ -118,10 +119,48 @@ async def find_plan(connection: AsyncConnection, plan_id: str, *, only_active: b
 
 
 async def lock_payment(connection: AsyncConnection, payment_intent_id: str) -> Payment | None:
-    """The payment with its row locked: whoever changes what is left of it decides under this lock."""
-    query = select(*PAYMENT_COLUMNS).where(payments.c.payment_intent_id == payment_intent_id)
-    row = (await connection.execute(query.with_for_update())).one_or_none()
+    """The payment with its row locked: whoever changes what is left of it decides under this lock. Those of
+    one invoice are locked together, since its points depend on all of them."""
+    is_it = payments.c.payment_intent_id == payment_intent_id
+    invoice_id = await connection.scalar(select(payments.c.invoice_id).where(is_it))
+    if invoice_id is not None:
+        locked = await lock_payments_of(connection, invoice_id)
+        return next(each for each in locked if each.payment_intent_id == payment_intent_id)
+    row = (await connection.execute(select(*PAYMENT_COLUMNS).where(is_it).with_for_update())).one_or_none()
     return as_payment(row) if row else None
+
+
+async def lock_payments_of(connection: AsyncConnection, invoice_id: str) -> list[Payment]:
+    """All payments of an invoice, the first one first, with their rows locked."""
+    query = select(*PAYMENT_COLUMNS).where(payments.c.invoice_id == invoice_id).order_by(payments.c.id)
+    return [as_payment(row) for row in await connection.execute(query.with_for_update())]
+
+
+# Terms stand with the invoice; where the release before wrote it, with its subscription.
+_INVOICE_SALE = text("""
+    SELECT i.id AS source_id, i.user_id, coalesce(i.points, s.points) AS points,
+        coalesce(i.billed_cents, i.amount_paid_cents) AS paid_cents, p.taken_back_cents,
+        i.version + p.version AS version, p.payment_intent_id, true AS of_subscription
+    FROM invoices i LEFT JOIN subscriptions s ON s.id = i.subscription_id CROSS JOIN LATERAL (
+        SELECT coalesce(sum(version), 0)::bigint AS version,
+            coalesce(sum(least(amount_cents, refunded_cents + disputed_cents)), 0)::bigint
+                AS taken_back_cents,
+            coalesce((array_agg(payment_intent_id ORDER BY id))[1], '') AS payment_intent_id
+        FROM payments WHERE invoice_id = i.id) p
+    WHERE i.id = :invoice_id""")
+
+
+async def find_invoice_sale(connection: AsyncConnection, invoice_id: str) -> PointsSale | None:
+    """An invoice that gave points. Its version is that of all its payments together: it rises with each of
+    them, and is the payment's own where there is one."""
+    row = (await connection.execute(_INVOICE_SALE, {"invoice_id": invoice_id})).one_or_none()
+    return PointsSale(**row._mapping) if row else None
+
+
+async def sale_of(connection: AsyncConnection, payment: Payment) -> PointsSale:
+    """The sale that a fulfilled points payment belongs to."""
+    found = await find_invoice_sale(connection, payment.invoice_id) if payment.invoice_id else None
+    return found or sale_of_payment(payment)
 
 
 async def knows_payment(connection: AsyncConnection, payment_intent_id: str) -> bool:

@@ -10,7 +10,6 @@ from services.payments.errors import IllegalMove
 from services.payments.stripe_objects import (
     Dispute,
     Intent,
-    Invoice,
     Item,
     Malformed,
     Metadata,
@@ -241,19 +240,6 @@ def mismatch(checkout: Checkout, paid: Paid) -> str | None:
     return None
 
 
-# What a subscription is billed for by itself; anything else was made by hand.
-_RENEWALS = ("subscription_create", "subscription_cycle")
-
-
-def invoice_mismatch(invoice: Invoice, *, price_cents: int, currency: str) -> str | None:
-    """Why a paid invoice must not give the points of its subscription."""
-    if invoice.billing_reason not in _RENEWALS:
-        return "unexpected_invoice"
-    if invoice.amount_paid != price_cents:
-        return "amount_mismatch"
-    return None if invoice.currency.lower() == currency else "currency_mismatch"
-
-
 class Standing(StrEnum):
     FULFILLED = "fulfilled"
     QUARANTINED = "quarantined"
@@ -297,8 +283,9 @@ class Payment:
     disputes_observed_at: datetime | None
 
     @property
-    def net_points(self) -> int:
-        return net_points(self.points, self.amount_cents, self.refunded_cents + self.disputed_cents)
+    def taken_back_cents(self) -> int:
+        """Refunded, held by the bank or lost to it; never more than was paid, however often it is claimed."""
+        return min(self.amount_cents, self.refunded_cents + self.disputed_cents)
 
     @property
     def open_cents(self) -> int:
@@ -314,9 +301,9 @@ class Payment:
 
 
 def net_points(points: int, paid_cents: int, taken_back_cents: int) -> int:
-    """What a payment is worth after refunds and disputes; exact however it was split, since it depends on
-    the sum alone."""
-    return points - points * min(paid_cents, taken_back_cents) // paid_cents
+    """What a sale is worth after refunds and disputes; exact however it was split, since it depends on the
+    sum alone. Of one that cost nothing nothing comes back."""
+    return points - points * min(paid_cents, taken_back_cents) // paid_cents if paid_cents else points
 
 
 # docs.stripe.com/api/refunds/object#refund_object-status: these have left, or are about to leave, the shop.

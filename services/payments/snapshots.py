@@ -11,12 +11,18 @@ log = logs.get(__name__)
 
 _REFUSED = Counter(
     "aishop_payments_snapshots_refused_total",
-    "Listings of a payment's refunds or disputes that lacked one that Stripe had shown before, and were not"
-    " believed.",
+    "Listings of Stripe's that lacked what it had shown before, and were not believed.",
     ["kind"],
 )
-for _kind in ("refunds", "disputes"):
+for _kind in ("refunds", "disputes", "invoice_payments"):
     _REFUSED.labels(_kind)
+
+
+def refused(kind: str, why: str) -> Incomplete:
+    """Counts a listing that is not to be believed."""
+    _REFUSED.labels(kind).inc()
+    log.error("snapshot.refused", kind=kind, why=why)
+    return Incomplete(f"the listing of {kind} is cut short: {why}")
 
 
 def refuse_incomplete(kind: str, *, listed: Set[str], known: Set[str | None]) -> None:
@@ -24,6 +30,4 @@ def refuse_incomplete(kind: str, *, listed: Set[str], known: Set[str | None]) ->
     it says of the rest is not believed either."""
     lacks = sorted(each for each in known if each is not None and each not in listed)
     if lacks:
-        _REFUSED.labels(kind).inc()
-        log.error("snapshot.refused", kind=kind, listed=len(listed), lacks=lacks[:5])
-        raise Incomplete(f"the listing of {kind} lacks {len(lacks)} that are known")
+        raise refused(kind, f"it lacks {', '.join(lacks[:5])}")

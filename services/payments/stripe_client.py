@@ -34,6 +34,7 @@ from services.payments.stripe_objects import (
     Fields,
     Intent,
     Invoice,
+    InvoicePart,
     Malformed,
     Refund,
     Session,
@@ -175,17 +176,15 @@ class Stripe:
         call = self._client.v1.invoices.retrieve_async(invoice_id)
         return _parsed(await _answer("retrieve_invoice", call, deadline), stripe_objects.parse_invoice)
 
-    async def payment_of_invoice(self, invoice_id: str, *, deadline: float) -> str | None:
-        """The payment intent that paid an invoice."""
-        params = {"invoice": invoice_id, "status": "paid"}
-        pages = self._pages(
+    def parts_of_invoice(self, invoice_id: str, *, deadline: float) -> AsyncIterator[InvoicePart]:
+        """All that has paid an invoice."""
+        return self._pages(
             "list_invoice_payments",
             self._client.v1.invoice_payments.list_async,
-            params,
-            stripe_objects.parse_paid_by,
+            {"invoice": invoice_id, "status": "paid"},
+            stripe_objects.parse_invoice_part,
             deadline,
         )
-        return next(iter([intent async for intent in pages if intent]), None)
 
     async def invoice_of_payment(self, payment_intent_id: str, *, deadline: float) -> str | None:
         """The invoice that a payment intent paid."""
@@ -194,10 +193,10 @@ class Stripe:
             "list_invoice_payments",
             self._client.v1.invoice_payments.list_async,
             params,
-            lambda fields: stripe_objects.reference(fields, "invoice"),
+            stripe_objects.parse_invoice_part,
             deadline,
         )
-        return next(iter([invoice async for invoice in pages if invoice]), None)
+        return next(iter([part.invoice_id async for part in pages if part.invoice_id]), None)
 
     async def retrieve_subscription(self, subscription_id: str, *, deadline: float) -> Subscription:
         call = self._client.v1.subscriptions.retrieve_async(subscription_id)

@@ -116,11 +116,28 @@ class Invoice:
     id: str
     status: str
     billing_reason: str | None
+    # Below zero when the customer is left a credit.
+    subtotal: int
+    total: int
+    # Not what credit paid; what was paid outside of Stripe is in both.
     amount_paid: int
+    amount_paid_off_stripe: int
     currency: str
     subscription_id: str | None
     subscription_metadata: Metadata
     created: datetime
+    paid_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InvoicePart:
+    """docs.stripe.com/api/invoice-payment/object: what paid (a part of) an invoice. Only a payment intent can
+    be refunded by the shop: a bare charge, or a record of money that came elsewhere, names none."""
+
+    invoice_id: str | None
+    payment_intent_id: str | None
+    amount_cents: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +242,7 @@ def _movements(value: object) -> Sequence[Movement]:
 
 
 def _movement(fields: Fields) -> Movement:
-    amount = fields.get("amount")
-    if not isinstance(amount, int) or isinstance(amount, bool) or abs(amount) >= _BEYOND_BIGINT:
-        raise Malformed("amount is not a whole number")
-    return Movement(amount, _required(fields, "currency").lower())
+    return Movement(_signed(fields, "amount"), _required(fields, "currency").lower())
 
 
 def parse_charge(fields: Fields) -> Charge:
@@ -257,11 +271,17 @@ def parse_invoice(fields: Fields) -> Invoice:
         id=_required(fields, "id"),
         status=_required(fields, "status"),
         billing_reason=_optional(fields, "billing_reason"),
+        subtotal=_signed(fields, "subtotal"),
+        total=_signed(fields, "total"),
         amount_paid=_amount(fields, "amount_paid"),
+        amount_paid_off_stripe=_amount(fields, "amount_paid_off_stripe")
+        if fields.get("amount_paid_off_stripe") is not None
+        else 0,
         currency=_required(fields, "currency"),
         subscription_id=reference(details, "subscription"),
         subscription_metadata=_metadata(details),
         created=_time(fields, "created"),
+        paid_at=_time_or_none(_mapping(fields, "status_transitions"), "paid_at"),
     )
 
 
@@ -307,10 +327,14 @@ def parse_payment_of(fields: Fields) -> str | None:
     return reference(fields, "payment_intent")
 
 
-def parse_paid_by(fields: Fields) -> str | None:
-    """The payment intent of an invoice_payment; None when it was paid in another way."""
+def parse_invoice_part(fields: Fields) -> InvoicePart:
     _check_kind(fields, "invoice_payment")
-    return reference(_mapping(fields, "payment"), "payment_intent")
+    return InvoicePart(
+        invoice_id=reference(fields, "invoice"),
+        payment_intent_id=reference(_mapping(fields, "payment"), "payment_intent"),
+        amount_cents=0 if fields.get("amount_paid") is None else _amount(fields, "amount_paid"),
+        currency=_required(fields, "currency"),
+    )
 
 
 def reference(fields: Fields, name: str) -> str | None:
@@ -343,10 +367,17 @@ def _required(fields: Fields, name: str) -> str:
 
 
 def _amount(fields: Fields, name: str) -> int:
+    value = _signed(fields, name)
+    if value < 0:
+        raise Malformed(f"{name} is out of range")
+    return value
+
+
+def _signed(fields: Fields, name: str) -> int:
     value = fields.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
         raise Malformed(f"{name} is not a whole number")
-    if not 0 <= value < _BEYOND_BIGINT:
+    if not -_BEYOND_BIGINT < value < _BEYOND_BIGINT:
         raise Malformed(f"{name} is out of range")
     return value
 

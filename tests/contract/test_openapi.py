@@ -91,6 +91,8 @@ OPERATOR = {
     "GET /api/admin/quarantine",
     "POST /api/admin/quarantine/{quarantineId}/fulfil",
     "POST /api/admin/quarantine/{quarantineId}/refund",
+    "POST /api/admin/quarantine/{quarantineId}/settle-outside",
+    "POST /api/admin/quarantine/{quarantineId}/write-off",
     "POST /api/admin/reconciliations",
     "GET /api/admin/reconciliations/{reconciliationId}",
 }

@@ -210,7 +210,7 @@ _TOLD = "subject = 'payments.points.grant_changed'"
             )
         ),
         *(
-            ("payments", change, "a paid invoice has not exactly its payment")
+            ("payments", change, "a paid invoice has not exactly its payments")
             for change in (
                 "DELETE FROM payments WHERE invoice_id IS NOT NULL",
                 "UPDATE invoices SET amount_paid_cents = amount_paid_cents + 1",
@@ -227,9 +227,42 @@ _TOLD = "subject = 'payments.points.grant_changed'"
                 "DELETE FROM quarantine",
                 "DELETE FROM payments WHERE standing = 'quarantined'",
                 "UPDATE quarantine SET status = 'fulfilled', resolved_at = now()",
-                "UPDATE quarantine SET status = 'refunded', resolved_at = now()",
                 "UPDATE payments SET standing = 'fulfilled', grant_source = 'x' WHERE amount_cents = 500",
             )
+        ),
+        (
+            "payments",
+            "UPDATE quarantine SET status = 'refunded', resolved_at = now()",
+            "what was settled in the quarantine is still due",
+        ),
+        *(
+            ("payments", change, "a paid invoice has not exactly its payments")
+            for change in (
+                "UPDATE invoices SET amount_paid_cents = amount_paid_cents - 1",
+                "UPDATE payments SET amount_cents = amount_cents - 1 WHERE invoice_id IS NOT NULL",
+                "UPDATE invoices SET user_id = uuidv7()",
+            )
+        ),
+        ("payments", "UPDATE invoices SET points = points + 1", "wallet was not told of a net of 301 points"),
+        (
+            "payments",
+            "UPDATE payments SET order_id = uuidv7() WHERE order_id IS NOT NULL",
+            "a paid checkout has not exactly its payment",
+        ),
+        (
+            "orders",
+            "DELETE FROM orders WHERE payment_method = 'stripe'",
+            "an order was paid that is not there",
+        ),
+        (
+            "payments",
+            "UPDATE payments SET order_id = uuidv7() WHERE order_id IS NOT NULL",
+            "an order was paid that is not there",
+        ),
+        (
+            "orders",
+            "UPDATE orders SET user_id = uuidv7() WHERE payment_method = 'stripe'",
+            "an order was paid by another customer",
         ),
         *(
             ("payments", change, "what was refunded or asked back is not the sum of the refunds")
@@ -246,7 +279,8 @@ _TOLD = "subject = 'payments.points.grant_changed'"
             for change in (
                 "DELETE FROM disputes",
                 "UPDATE disputes SET status = 'won'",
-                "UPDATE disputes SET amount_cents = 1",
+                "UPDATE disputes SET share_cents = 1",
+                "UPDATE payments SET lost_cents = 1 WHERE dispute = 'open'",
                 "UPDATE payments SET dispute = 'lost' WHERE dispute = 'open'",
             )
         ),
@@ -302,6 +336,18 @@ async def test_falsified_payments_are_named(
     stack: RunningStack, paid: None, database: str, change: str, what: str
 ) -> None:
     assert what in {finding.what for finding in look_after(stack, (database, change))}
+
+
+async def test_an_order_that_was_paid_long_ago_and_gives_nothing_is_named(
+    stack: RunningStack, paid: None
+) -> None:
+    """As after orders was restored from an older dump."""
+    changes = [
+        ("payments", "UPDATE payments SET created_at = created_at - interval '1 day'"),
+        ("orders", "UPDATE orders SET status = 'pending' WHERE payment_method = 'stripe'"),
+    ]
+    found = look_after(stack, *changes)
+    assert "an order was paid and gives nothing" in {finding.what for finding in found}
 
 
 _LINE = "what a line says was refunded is not the sum of its refunds"

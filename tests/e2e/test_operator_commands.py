@@ -286,6 +286,25 @@ async def test_parked_payments_are_listed_fulfilled_and_refunded(
     assert (answer["resolvedBy"], answer["resolutionReason"]) == (OPERATOR, "paid twice")
 
 
+async def test_what_is_due_is_settled_outside_written_off_or_given_as_points(
+    stack: RunningStack, customer: Customer
+) -> None:
+    because = ("--reason", "they called", "--json", "--data", str(stack.data))
+    settled, stated = await stray(stack, customer), await stray(stack, customer)
+    how = ("--amount-cents", "400", "--reference", "transfer 7")
+    part = await aishop("quarantine", "settle-outside", settled["id"], *how, *because)
+    rest = await aishop("quarantine", "write-off", settled["id"], *because)
+    given = await aishop("quarantine", "fulfil", stated["id"], "--points", "70", *because)
+    told = [json.loads(said.out) for said in (part, rest, given)]
+    assert [(each["status"], each["dueCents"]) for each in told] == [
+        ("parked", 599),
+        ("written_off", 0),
+        ("fulfilled", 0),
+    ]
+    assert (told[1]["settledOutsideCents"], told[1]["writtenOffCents"]) == (400, 599)
+    await until(customer.profile, lambda profile: profile["points"] == 70)
+
+
 async def test_an_order_is_refunded_shown_and_explained(stack: RunningStack, customer: Customer) -> None:
     data = ("--data", str(stack.data))
     await customer.top_up()

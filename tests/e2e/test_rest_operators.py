@@ -276,8 +276,10 @@ async def test_a_parked_payment_is_fulfilled_once(
     answers = [await act(operator, f"{QUARANTINE}/{parked['id']}/fulfil") for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].json() == answers[1].json()
+    assert (parked["dueCents"], parked["settledOutsideCents"], parked["writtenOffCents"]) == (999, 0, 0)
     assert answers[0].json() | {"resolvedAt": None} == parked | {
         "status": "fulfilled",
+        "dueCents": 0,
         "resolvedBy": str(operator.user_id),
         "resolutionReason": "a test",
     }
@@ -313,6 +315,34 @@ async def test_a_parked_payment_is_refunded_once(
     assert (other_way.status_code, other_way.json()["code"]) == (409, "quarantine_resolved")
     assert (await customer.profile())["points"] == 0
     assert audited(stack, "payments", operator) == [("quarantine.refunding", parked["id"], "a test")]
+
+
+async def test_what_is_due_is_settled_outside_and_the_rest_written_off(
+    stack: RunningStack, operator: Customer, customer: Customer
+) -> None:
+    parked = await stray(stack, operator, customer)
+    way = f"{QUARANTINE}/{parked['id']}"
+    said = {"reason": "a test", "amountCents": 400, "reference": "transfer 7"}
+    for _ in range(2):
+        part = await operator.http.post(f"{way}/settle-outside", json=said)
+        assert (part.status_code, part.json()["status"], part.json()["dueCents"]) == (200, "parked", 599)
+    more = said | {"amountCents": 600, "reference": "transfer 8"}
+    beyond = await operator.http.post(f"{way}/settle-outside", json=more)
+    assert (beyond.status_code, beyond.json()["code"], beyond.json()["due"]) == (
+        409,
+        "settlement_exceeds_due",
+        599,
+    )
+    rest = await act(operator, f"{way}/write-off")
+    assert (rest.json()["status"], rest.json()["dueCents"], rest.json()["writtenOffCents"]) == (
+        *("written_off", 0),
+        599,
+    )
+    assert rest.json()["settlementReference"] == "transfer 7"
+    assert audited(stack, "payments", operator) == [
+        ("quarantine.settled_outside", parked["id"], "a test"),
+        ("quarantine.written_off", parked["id"], "a test"),
+    ]
 
 
 async def test_what_names_no_purchase_cannot_be_fulfilled_and_the_unknown_is_not_found(

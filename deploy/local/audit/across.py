@@ -65,6 +65,32 @@ class CardOrders:
                 yield _finding("an order gave back more than went back of its payment", order, paid)
 
 
+class PaidOrders:
+    """I4, the other way round: each fulfilled payment of an order has its order, which gives what was paid
+    for, or the money back."""
+
+    proves = ("I4",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        # Read first: the order of what is seen here was there before.
+        payments = databases.rows("payments", _PAID_ORDERS)
+        orders = {row["id"]: row for row in databases.rows("orders", _ALL_CARD_ORDERS)}
+        for payment in payments:
+            what = _order_is_missing(payment, orders.get(payment["order_id"]))
+            if what:
+                where = f"payment {payment['payment_intent_id']} of order {payment['order_id']}"
+                yield Finding("I4", what, where, str(orders.get(payment["order_id"], "nothing")))
+
+
+def _order_is_missing(payment: Row, order: Row | None) -> str | None:
+    if order is None:
+        return "an order was paid that is not there"
+    if order["user_id"] != payment["user_id"]:
+        return "an order was paid by another customer"
+    gives_nothing = order["status"] in ("pending", *_ENDED) and not payment["goes_back"]
+    return "an order was paid and gives nothing" if gives_nothing and payment["is_late"] else None
+
+
 def _is_paid_by(order: Row, hold: Row | None) -> bool:
     if hold is None or hold["points"] != order["total_points"] or hold["user_id"] != order["user_id"]:
         return False
@@ -90,4 +116,12 @@ _PAYMENTS = """
         greatest(p.refunded_cents, p.requested_cents) + p.disputed_cents AS back_cents
     FROM payments p JOIN checkouts c ON c.id = p.checkout_id"""
 
-CHECKS: tuple[Check, ...] = (PointsOrders(), HoldsResolve(), CardOrders())
+# Late: orders has heard of it by any measure.
+_PAID_ORDERS = """
+    SELECT payment_intent_id, order_id, user_id,
+        refunded_cents + requested_cents + disputed_cents > 0 AS goes_back,
+        created_at < now() - interval '10 minutes' AS is_late
+    FROM payments WHERE standing = 'fulfilled' AND order_id IS NOT NULL"""
+_ALL_CARD_ORDERS = "SELECT id, user_id, status FROM orders WHERE payment_method = 'stripe'"
+
+CHECKS: tuple[Check, ...] = (PointsOrders(), HoldsResolve(), CardOrders(), PaidOrders())

@@ -20,7 +20,7 @@ class Told:
 
 
 class PaidPoints:
-    """Each payment's net was told, and wallet knows what it was told, and nothing else.
+    """Each sale's net was told, and wallet knows what it was told, and nothing else.
 
     A fact that is unsent or on its way is no finding; one that was handled, or sent long ago, and left no
     trace is. wallet is read first: what is seen there has been told by then.
@@ -31,7 +31,8 @@ class PaidPoints:
     def __call__(self, databases: Snapshots) -> Iterator[Finding]:
         grants = {row["source_id"]: row for row in databases.rows("wallet", _GRANTS)}
         told = _newest(databases.rows("payments", _TOLD))
-        yield from _untold(databases.rows("payments", _PAYMENTS), told)
+        yield from _untold(databases.rows("payments", _SALES), told)
+        yield from _given_away(databases.rows("payments", _PARKED), told)
         yield from _made_up(grants, told)
         yield from _unheard(databases, grants, told)
 
@@ -46,21 +47,23 @@ def _newest(rows: list[Row]) -> Mapping[str, Told]:
     return newest
 
 
-def _untold(payments: list[Row], told: Mapping[str, Told]) -> Iterator[Finding]:
-    by_intent = {each.event.payment_intent_id: each.event for each in told.values()}
-    for payment in payments:
-        where = f"payment {payment['payment_intent_id']}"
-        event = by_intent.get(payment["payment_intent_id"])
-        if payment["standing"] != "fulfilled":
-            if event is not None:
-                yield Finding("I4", "a payment in quarantine has given points", where, _fact(event))
-            continue
-        net = net_points(
-            payment["points"], payment["amount_cents"], payment["refunded_cents"] + payment["disputed_cents"]
-        )
-        if event is None or (event.source_id, event.net_points) != (payment["grant_source"], net):
+def _untold(sales: list[Row], told: Mapping[str, Told]) -> Iterator[Finding]:
+    for sale in sales:
+        event = told[sale["source_id"]].event if sale["source_id"] in told else None
+        net = net_points(sale["points"], sale["paid_cents"], sale["taken_back_cents"])
+        if event is None or event.net_points != net:
             found = _fact(event) if event else "nothing was told"
+            where = f"sale {sale['source_id']}"
             yield Finding("I4", f"wallet was not told of a net of {net} points", where, found)
+
+
+def _given_away(parked: list[Row], told: Mapping[str, Told]) -> Iterator[Finding]:
+    by_intent = {each.event.payment_intent_id: each.event for each in told.values()}
+    for payment in parked:
+        intent = payment["payment_intent_id"]
+        event = by_intent.get(intent)
+        if event is not None:
+            yield Finding("I4", "a payment in quarantine has given points", f"payment {intent}", _fact(event))
 
 
 def _made_up(grants: Mapping[str, Row], told: Mapping[str, Told]) -> Iterator[Finding]:
@@ -99,8 +102,19 @@ _HANDLED = "SELECT message_id FROM inbox WHERE consumer = 'wallet__grant'"
 _TOLD = """
     SELECT id, payload, sent_at IS NOT NULL AND sent_at < now() - interval '2 minutes' AS is_late
     FROM outbox WHERE subject = 'payments.points.grant_changed'"""
-_PAYMENTS = """
-    SELECT payment_intent_id, standing, grant_source, points, amount_cents, refunded_cents, disputed_cents
-    FROM payments WHERE points > 0"""
+# A sale has 0 to n payments: an invoice may be paid in parts, or outside of Stripe.
+_SALES = """
+    SELECT i.id AS source_id, coalesce(i.points, s.points) AS points,
+        coalesce(i.billed_cents, i.amount_paid_cents) AS paid_cents,
+        coalesce(sum(least(p.amount_cents, p.refunded_cents + p.disputed_cents)), 0)::bigint
+            AS taken_back_cents
+    FROM invoices i LEFT JOIN subscriptions s ON s.id = i.subscription_id
+        LEFT JOIN payments p ON p.invoice_id = i.id
+    GROUP BY i.id, s.points
+    UNION ALL
+    SELECT grant_source, points, amount_cents, least(amount_cents, refunded_cents + disputed_cents)
+    FROM payments p WHERE standing = 'fulfilled' AND points > 0
+        AND NOT EXISTS (SELECT FROM invoices i WHERE i.id = p.invoice_id)"""
+_PARKED = "SELECT payment_intent_id FROM payments WHERE standing = 'quarantined'"
 
 CHECKS: tuple[Check, ...] = (PaidPoints(),)

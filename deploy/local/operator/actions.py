@@ -29,11 +29,19 @@ def show_newest(
 
 
 def decide(
-    path: str, reason: str, printed: Printer, *, as_json: bool, data: Path | None, stack: Path | None
+    path: str,
+    reason: str,
+    printed: Printer,
+    *,
+    as_json: bool,
+    data: Path | None,
+    stack: Path | None,
+    **more: object,
 ) -> None:
-    """Posts the reason, and shows what it was about as it stands now."""
+    """Posts the reason and what else is said, and shows what it was about as it stands now."""
+    said = {name: value for name, value in more.items() if value is not None}
     with gateway_of(data, stack) as gateway:
-        decided = gateway.post(path, {"reason": reason})
+        decided = gateway.post(path, {"reason": reason} | said)
     if as_json:
         print_json(decided)
     else:

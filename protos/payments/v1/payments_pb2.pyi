@@ -175,6 +175,11 @@ class _QuarantineStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quar
     QUARANTINE_STATUS_REFUNDING: _QuarantineStatus.ValueType  # 3
     """The refund is on its way."""
     QUARANTINE_STATUS_REFUNDED: _QuarantineStatus.ValueType  # 4
+    """Nothing is due any more: refunded, by whomever, or taken by the bank."""
+    QUARANTINE_STATUS_SETTLED_OUTSIDE: _QuarantineStatus.ValueType  # 5
+    """Nothing is due any more, and a part of it the customer got elsewhere."""
+    QUARANTINE_STATUS_WRITTEN_OFF: _QuarantineStatus.ValueType  # 6
+    """The shop keeps what was still due."""
 
 class QuarantineStatus(_QuarantineStatus, metaclass=_QuarantineStatusEnumTypeWrapper): ...
 
@@ -184,6 +189,11 @@ QUARANTINE_STATUS_FULFILLED: QuarantineStatus.ValueType  # 2
 QUARANTINE_STATUS_REFUNDING: QuarantineStatus.ValueType  # 3
 """The refund is on its way."""
 QUARANTINE_STATUS_REFUNDED: QuarantineStatus.ValueType  # 4
+"""Nothing is due any more: refunded, by whomever, or taken by the bank."""
+QUARANTINE_STATUS_SETTLED_OUTSIDE: QuarantineStatus.ValueType  # 5
+"""Nothing is due any more, and a part of it the customer got elsewhere."""
+QUARANTINE_STATUS_WRITTEN_OFF: QuarantineStatus.ValueType  # 6
+"""The shop keeps what was still due."""
 Global___QuarantineStatus: _TypeAlias = QuarantineStatus  # noqa: Y015
 
 class _QuarantineResolution:
@@ -195,12 +205,22 @@ class _QuarantineResolutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_
     QUARANTINE_RESOLUTION_UNSPECIFIED: _QuarantineResolution.ValueType  # 0
     QUARANTINE_RESOLUTION_FULFIL: _QuarantineResolution.ValueType  # 1
     QUARANTINE_RESOLUTION_REFUND: _QuarantineResolution.ValueType  # 2
+    """All that is due and still at Stripe."""
+    QUARANTINE_RESOLUTION_SETTLED_OUTSIDE: _QuarantineResolution.ValueType  # 3
+    """amount_cents of what is due reached the customer in another way; reference says which."""
+    QUARANTINE_RESOLUTION_WRITTEN_OFF: _QuarantineResolution.ValueType  # 4
+    """What is still due is given up."""
 
 class QuarantineResolution(_QuarantineResolution, metaclass=_QuarantineResolutionEnumTypeWrapper): ...
 
 QUARANTINE_RESOLUTION_UNSPECIFIED: QuarantineResolution.ValueType  # 0
 QUARANTINE_RESOLUTION_FULFIL: QuarantineResolution.ValueType  # 1
 QUARANTINE_RESOLUTION_REFUND: QuarantineResolution.ValueType  # 2
+"""All that is due and still at Stripe."""
+QUARANTINE_RESOLUTION_SETTLED_OUTSIDE: QuarantineResolution.ValueType  # 3
+"""amount_cents of what is due reached the customer in another way; reference says which."""
+QUARANTINE_RESOLUTION_WRITTEN_OFF: QuarantineResolution.ValueType  # 4
+"""What is still due is given up."""
 Global___QuarantineResolution: _TypeAlias = QuarantineResolution  # noqa: Y015
 
 class _ReconciliationStatus:
@@ -1379,15 +1399,22 @@ class QuarantinedPayment(_message.Message):
     RESOLVED_AT_FIELD_NUMBER: _builtins.int
     RESOLVED_BY_FIELD_NUMBER: _builtins.int
     RESOLUTION_REASON_FIELD_NUMBER: _builtins.int
+    DUE_CENTS_FIELD_NUMBER: _builtins.int
+    SETTLED_OUTSIDE_CENTS_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_REFERENCE_FIELD_NUMBER: _builtins.int
+    WRITTEN_OFF_CENTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     reason: _builtins.str
-    """amount_mismatch, currency_mismatch, not_a_payment, metadata_mismatch, second_payment, unknown_checkout."""
+    """amount_mismatch, currency_mismatch, not_a_payment, metadata_mismatch, second_payment, unknown_checkout,
+    unexpected_invoice, paid_outside, paid_by_credit, free_invoice, free_session, second_subscription.
+    """
     status: Global___QuarantineStatus.ValueType
     session_id: _builtins.str
     payment_intent_id: _builtins.str
     invoice_id: _builtins.str
     checkout_id: _builtins.str
     amount_cents: _builtins.int
+    """What the customer paid; of an invoice all that was billed, also by credit or outside of Stripe."""
     currency: _builtins.str
     user_id: _builtins.str
     """Whose payment it is and what it would give, as far as is known."""
@@ -1395,6 +1422,12 @@ class QuarantinedPayment(_message.Message):
     points: _builtins.int
     resolved_by: _builtins.str
     resolution_reason: _builtins.str
+    due_cents: _builtins.int
+    """What is left of the amount: neither refunded nor lost to the bank, nor decided by an operator."""
+    settled_outside_cents: _builtins.int
+    settlement_reference: _builtins.str
+    """Of what the customer got elsewhere: the number of a transfer, say."""
+    written_off_cents: _builtins.int
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1418,10 +1451,14 @@ class QuarantinedPayment(_message.Message):
         resolved_at: _timestamp_pb2.Timestamp | None = ...,
         resolved_by: _builtins.str = ...,
         resolution_reason: _builtins.str = ...,
+        due_cents: _builtins.int = ...,
+        settled_outside_cents: _builtins.int = ...,
+        settlement_reference: _builtins.str = ...,
+        written_off_cents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "resolved_at", b"resolved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "checkout_id", b"checkout_id", "created_at", b"created_at", "currency", b"currency", "id", b"id", "invoice_id", b"invoice_id", "order_id", b"order_id", "payment_intent_id", b"payment_intent_id", "points", b"points", "reason", b"reason", "resolution_reason", b"resolution_reason", "resolved_at", b"resolved_at", "resolved_by", b"resolved_by", "session_id", b"session_id", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "checkout_id", b"checkout_id", "created_at", b"created_at", "currency", b"currency", "due_cents", b"due_cents", "id", b"id", "invoice_id", b"invoice_id", "order_id", b"order_id", "payment_intent_id", b"payment_intent_id", "points", b"points", "reason", b"reason", "resolution_reason", b"resolution_reason", "resolved_at", b"resolved_at", "resolved_by", b"resolved_by", "session_id", b"session_id", "settled_outside_cents", b"settled_outside_cents", "settlement_reference", b"settlement_reference", "status", b"status", "user_id", b"user_id", "written_off_cents", b"written_off_cents"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1485,10 +1522,19 @@ class ResolveQuarantineRequest(_message.Message):
     RESOLUTION_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    AMOUNT_CENTS_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     resolution: Global___QuarantineResolution.ValueType
     actor: _builtins.str
     reason: _builtins.str
+    points: _builtins.int
+    """FULFIL: what is given. Needed for an invoice; not for what a checkout or metadata tells."""
+    amount_cents: _builtins.int
+    """SETTLED_OUTSIDE."""
+    reference: _builtins.str
+    """SETTLED_OUTSIDE: how the customer got it. FULFIL: how it was paid, where Stripe does not say; optional."""
     def __init__(
         self,
         *,
@@ -1496,12 +1542,17 @@ class ResolveQuarantineRequest(_message.Message):
         resolution: Global___QuarantineResolution.ValueType = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        points: _builtins.int | None = ...,
+        amount_cents: _builtins.int = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_points", b"_points", "points", b"points"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "id", b"id", "reason", b"reason", "resolution", b"resolution"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_points", b"_points", "actor", b"actor", "amount_cents", b"amount_cents", "id", b"id", "points", b"points", "reason", b"reason", "reference", b"reference", "resolution", b"resolution"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__points: _TypeAlias = _typing.Literal["points"]  # noqa: Y015
+    _WhichOneofArgType__points: _TypeAlias = _typing.Literal["_points", b"_points"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__points) -> _WhichOneofReturnType__points | None: ...
 
 Global___ResolveQuarantineRequest: _TypeAlias = ResolveQuarantineRequest  # noqa: Y015
 

@@ -752,9 +752,11 @@ class PaymentsOperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveQuarantine(self, request, context):
-        """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
-        QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
-        what was bought, or the order has its payment.
+        """Fulfils a parked sale, gives back what is left of it, or says that the customer got it elsewhere or will not
+        get it. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED QUARANTINE_RESOLVED when it was settled the other
+        way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way;
+        FAILED_PRECONDITION CANNOT_FULFIL {why} when nothing says what was bought, or the order has its payment,
+        SETTLEMENT_EXCEEDS_DUE {amount, due}.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

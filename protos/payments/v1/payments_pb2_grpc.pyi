@@ -275,9 +275,11 @@ class PaymentsOperatorServiceStub:
     ListQuarantine: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListQuarantineRequest, _payments_pb2.ListQuarantineResponse]
     """Money that came and fits nothing, newest first, by keyset cursor."""
     ResolveQuarantine: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]
-    """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
-    QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
-    what was bought, or the order has its payment.
+    """Fulfils a parked sale, gives back what is left of it, or says that the customer got it elsewhere or will not
+    get it. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED QUARANTINE_RESOLVED when it was settled the other
+    way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way;
+    FAILED_PRECONDITION CANNOT_FULFIL {why} when nothing says what was bought, or the order has its payment,
+    SETTLEMENT_EXCEEDS_DUE {amount, due}.
     """
     StartReconciliation: _grpc.UnaryUnaryMultiCallable[_payments_pb2.StartReconciliationRequest, _payments_pb2.StartReconciliationResponse]
     """Asks for a comparison with Stripe from `since` on; it runs in the background."""
@@ -314,9 +316,11 @@ class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
     ListQuarantine: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListQuarantineRequest, _payments_pb2.ListQuarantineResponse]  # type: ignore[assignment]
     """Money that came and fits nothing, newest first, by keyset cursor."""
     ResolveQuarantine: _aio.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]  # type: ignore[assignment]
-    """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
-    QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
-    what was bought, or the order has its payment.
+    """Fulfils a parked sale, gives back what is left of it, or says that the customer got it elsewhere or will not
+    get it. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED QUARANTINE_RESOLVED when it was settled the other
+    way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way;
+    FAILED_PRECONDITION CANNOT_FULFIL {why} when nothing says what was bought, or the order has its payment,
+    SETTLEMENT_EXCEEDS_DUE {amount, due}.
     """
     StartReconciliation: _aio.UnaryUnaryMultiCallable[_payments_pb2.StartReconciliationRequest, _payments_pb2.StartReconciliationResponse]  # type: ignore[assignment]
     """Asks for a comparison with Stripe from `since` on; it runs in the background."""
@@ -386,9 +390,11 @@ class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.ResolveQuarantineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ResolveQuarantineResponse, _abc.Awaitable[_payments_pb2.ResolveQuarantineResponse]]:
-        """Fulfils a parked payment or gives it back. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED
-        QUARANTINE_RESOLVED when it was settled the other way; FAILED_PRECONDITION CANNOT_FULFIL when nothing says
-        what was bought, or the order has its payment.
+        """Fulfils a parked sale, gives back what is left of it, or says that the customer got it elsewhere or will not
+        get it. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED QUARANTINE_RESOLVED when it was settled the other
+        way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way;
+        FAILED_PRECONDITION CANNOT_FULFIL {why} when nothing says what was bought, or the order has its payment,
+        SETTLEMENT_EXCEEDS_DUE {amount, due}.
         """
 
     @_abc_1.abstractmethod

@@ -92,6 +92,8 @@ QUARANTINE_STATUSES = {
     "fulfilled": pb.QUARANTINE_STATUS_FULFILLED,
     "refunding": pb.QUARANTINE_STATUS_REFUNDING,
     "refunded": pb.QUARANTINE_STATUS_REFUNDED,
+    "settled_outside": pb.QUARANTINE_STATUS_SETTLED_OUTSIDE,
+    "written_off": pb.QUARANTINE_STATUS_WRITTEN_OFF,
 }
 _RUN_STATUSES = {
     "running": pb.RECONCILIATION_STATUS_RUNNING,
@@ -190,6 +192,10 @@ def parked_message(parked: ParkedPayment) -> pb.QuarantinedPayment:
         resolved_at=time_or_none(parked.resolved_at),
         resolved_by=parked.resolved_by or "",
         resolution_reason=parked.resolution_reason or "",
+        due_cents=parked.due_cents,
+        settled_outside_cents=parked.settled_outside_cents,
+        settlement_reference=parked.settlement_reference or "",
+        written_off_cents=parked.written_off_cents,
     )
 
 

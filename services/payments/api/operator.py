@@ -1,5 +1,6 @@
 """What operators see and do. Each action leaves an audit entry in the transaction that does it."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -26,12 +27,15 @@ from services.payments.api.messages import (
 )
 from services.payments.commands import events, quarantine, reconciliations
 from services.payments.commands.quarantine import Decision
+from services.payments.commands.refunds import Begun
 from services.payments.events import payload_place
 from services.payments.listings import EventFilter
 from services.payments.models import stripe_events
 from services.payments.refunding import Refunder
+from services.payments.rules import MAX_AMOUNT_CENTS
 
 _MAX_REPLAY = 1000
+_MAX_POINTS = 1_000_000_000
 _MAX_ID_LENGTH = 255
 _MAX_REASON_LENGTH = 500
 _CLOCK_SKEW = timedelta(minutes=5)
@@ -147,21 +151,43 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
     ) -> pb.ResolveQuarantineResponse:
         actor, reason = _who_and_why(request.actor, request.reason)
         decision = Decision(as_uuid(request.id, field="id"), actor, reason)
-        if request.resolution == pb.QUARANTINE_RESOLUTION_FULFIL:
-            async with self._database.worker() as connection:
-                await quarantine.fulfil_parked(connection, decision)
-        elif request.resolution == pb.QUARANTINE_RESOLUTION_REFUND:
-            async with self._database.worker() as connection:
-                begun = await quarantine.refund_parked(connection, decision)
-            if begun is not None:
-                await self._refunder.take_further(begun)
-        else:
-            raise errors.invalid_field("resolution", "FULFIL or REFUND")
+        begun = await self._decide(request, decision)
+        await asyncio.gather(*(self._refunder.take_further(each) for each in begun))
         self._after_commit()
         async with self._database.worker() as connection:
             parked = await listings.find_parked(connection, decision.quarantine_id)
         assert parked is not None, "quarantine is never emptied"
         return pb.ResolveQuarantineResponse(payment=parked_message(parked))
+
+    async def _decide(self, request: pb.ResolveQuarantineRequest, decision: Decision) -> list[Begun]:
+        """The refunds that it began."""
+        async with self._database.worker() as connection:
+            match request.resolution:
+                case pb.QUARANTINE_RESOLUTION_FULFIL:
+                    await quarantine.fulfil_parked(
+                        connection,
+                        decision,
+                        points=_stated_points(request),
+                        reference=checked_text(request.reference, field="reference", longest=_MAX_ID_LENGTH),
+                    )
+                case pb.QUARANTINE_RESOLUTION_REFUND:
+                    return await quarantine.refund_parked(connection, decision)
+                case pb.QUARANTINE_RESOLUTION_SETTLED_OUTSIDE:
+                    await quarantine.settle_outside(
+                        connection,
+                        decision,
+                        amount_cents=in_range(
+                            request.amount_cents, field="amount_cents", low=1, high=MAX_AMOUNT_CENTS
+                        ),
+                        reference=checked_text(
+                            request.reference, field="reference", longest=_MAX_ID_LENGTH, shortest=1
+                        ),
+                    )
+                case pb.QUARANTINE_RESOLUTION_WRITTEN_OFF:
+                    await quarantine.write_off(connection, decision)
+                case _:
+                    raise errors.invalid_field("resolution", "one of the enum's values")
+        return []
 
     async def StartReconciliation(
         self, request: pb.StartReconciliationRequest, _context: object
@@ -208,6 +234,12 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         async with self._database.worker() as connection:
             run = await reconciliations.find_run(connection, as_uuid(request.id, field="id"))
         return pb.GetReconciliationResponse(reconciliation=run_message(run))
+
+
+def _stated_points(request: pb.ResolveQuarantineRequest) -> int | None:
+    if not request.HasField("points"):
+        return None
+    return in_range(request.points, field="points", low=1, high=_MAX_POINTS)
 
 
 def _who_and_why(actor: str, reason: str) -> tuple[str, str]:

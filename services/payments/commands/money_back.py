@@ -4,7 +4,6 @@ A listing is applied whole, under the payment's row lock, unless one that was as
 """
 
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import logs
 from services.chassis.ids import uuid7
 from services.payments import facts, queries, rules, stripe_objects
+from services.payments.commands import parking
 from services.payments.commands import payments as commands
 from services.payments.findings import (
     NOT_OURS,
@@ -23,7 +23,7 @@ from services.payments.findings import (
     RefundsFound,
     Settlement,
 )
-from services.payments.models import disputes, payments, quarantine, refunds
+from services.payments.models import disputes, payments, refunds
 from services.payments.queries import REFUND_COLUMNS
 from services.payments.rules import GIVEN_BACK, Payment, Refund, Share, Standing
 from services.payments.snapshots import refuse_incomplete
@@ -141,7 +141,7 @@ async def free_requested(connection: AsyncConnection, payment: Payment) -> None:
     freed = {"requested_cents": await _requested(connection, payment)}
     changed = await commands.change_payment(connection, payment, freed)
     if changed.standing is Standing.QUARANTINED:
-        await _settle_quarantine(connection, changed)
+        await parking.follow_amounts(connection, changed)
 
 
 async def settle_disputes(connection: AsyncConnection, found: DisputesFound) -> Outcome:
@@ -211,27 +211,9 @@ async def _change(
     changed = await commands.change_payment(connection, payment, values)
     told = await commands.tell(connection, changed)
     if changed.standing is Standing.QUARANTINED:
-        await _settle_quarantine(connection, changed)
+        await parking.follow_amounts(connection, changed)
     return Outcome(Settlement.APPLIED, (*effects, *told))
 
 
 async def _observe(connection: AsyncConnection, payment: Payment, values: dict[str, Any]) -> None:
     await connection.execute(update(payments).where(payments.c.id == payment.id).values(**values))
-
-
-async def _settle_quarantine(connection: AsyncConnection, payment: Payment) -> None:
-    """All of it went back, by us, by the dashboard or to the bank that won it: settled. It came back after
-    all: parked again, for another decision."""
-    if payment.refunded_cents + payment.lost_cents >= payment.amount_cents:
-        await _set_quarantine(connection, payment.id, status="refunded", resolved_at=func.now())
-    elif payment.requested_cents == 0:
-        undecided = dict.fromkeys(("refund_id", "resolved_at", "resolved_by", "resolution_reason"))
-        await _set_quarantine(connection, payment.id, status="parked", **undecided)
-
-
-async def _set_quarantine(connection: AsyncConnection, payment_id: UUID, **values: Any) -> None:
-    await connection.execute(
-        update(quarantine)
-        .where(quarantine.c.payment_id == payment_id, quarantine.c.status != "fulfilled")
-        .values(**values)
-    )

@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import logs
 from services.payments import facts, findings, queries, rules
-from services.payments.commands import money_back, subscriptions
+from services.payments.commands import invoices, money_back, subscriptions
 from services.payments.commands.checkouts import change_state
-from services.payments.commands.payments import Terms, fulfil, park
+from services.payments.commands.parking import park
+from services.payments.commands.payments import Terms, fulfil
 from services.payments.findings import (
     NOT_OURS,
     OLD_NEWS,
@@ -45,7 +46,7 @@ async def settle(connection: AsyncConnection, finding: Finding) -> Outcome:
         case DeclineFound(intent):
             return OLD_NEWS if rules.bears_our_metadata(intent.metadata) else NOT_OURS
         case InvoiceFound():
-            return await subscriptions.settle_invoice(connection, finding)
+            return await invoices.settle_invoice(connection, finding)
         case SubscriptionFound():
             return await subscriptions.settle_subscription(connection, finding)
         case RefundsFound():

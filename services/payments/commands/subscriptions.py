@@ -3,25 +3,22 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import logs
-from services.payments import findings, queries, rules
-from services.payments.commands.payments import Terms, fulfil, park
+from services.payments import queries, rules
 from services.payments.findings import (
     NOT_OURS,
     OLD_NEWS,
     Effect,
-    InvoiceFound,
     Outcome,
     Settlement,
     SubscriptionFound,
 )
-from services.payments.models import invoices, payments, subscriptions
-from services.payments.rules import Checkout, Paid, Subscription
-from services.payments.stripe_objects import Invoice, Malformed
+from services.payments.models import subscriptions
+from services.payments.rules import Checkout, Subscription
 from services.payments.stripe_objects import Subscription as StripeSubscription
 
 log = logs.get(__name__)
@@ -113,57 +110,3 @@ async def _copy(connection: AsyncConnection, before: Subscription, state: dict[s
     await connection.execute(
         update(subscriptions).where(subscriptions.c.id == before.id).values(updated_at=func.now(), **state)
     )
-
-
-async def settle_invoice(connection: AsyncConnection, found: InvoiceFound) -> Outcome:
-    """A paid invoice of a subscription of ours gives its points, once."""
-    invoice = found.invoice
-    ours = await _subscription_of(connection, invoice)
-    if ours is None and not rules.bears_our_metadata(invoice.subscription_metadata):
-        return NOT_OURS
-    if invoice.status != "paid" or invoice.amount_paid <= 0:
-        return OLD_NEWS
-    if found.payment_intent_id is None:
-        raise Malformed("a paid invoice names no payment")
-    paid = Paid(
-        payment_intent_id=found.payment_intent_id,
-        amount_cents=invoice.amount_paid,
-        currency=invoice.currency,
-        metadata=invoice.subscription_metadata,
-        invoice_id=invoice.id,
-    )
-    if ours is None:
-        return await park(connection, paid, reason="unknown_checkout", checkout=None)
-    reason = rules.invoice_mismatch(invoice, price_cents=ours.price_cents, currency=ours.currency)
-    if reason is not None:
-        return await park(connection, paid, reason=reason, checkout=None)
-    return await _grant(connection, ours, invoice, paid)
-
-
-async def _subscription_of(connection: AsyncConnection, invoice: Invoice) -> Subscription | None:
-    if invoice.subscription_id is None:
-        return None
-    return await queries.lock_subscription(connection, invoice.subscription_id)
-
-
-async def _grant(connection: AsyncConnection, ours: Subscription, invoice: Invoice, paid: Paid) -> Outcome:
-    terms = Terms(user_id=ours.user_id, points=ours.points, grant_source=invoice.id, version=1)
-    outcome = await fulfil(connection, paid, terms)
-    if outcome.settlement is not Settlement.APPLIED:
-        return outcome
-    await connection.execute(
-        insert(invoices).values(
-            id=invoice.id,
-            subscription_id=ours.id,
-            user_id=ours.user_id,
-            payment_id=select(payments.c.id)
-            .where(payments.c.payment_intent_id == paid.payment_intent_id)
-            .scalar_subquery(),
-            billing_reason=invoice.billing_reason,
-            amount_paid_cents=invoice.amount_paid,
-            currency=invoice.currency,
-            created_at=invoice.created,
-        )
-    )
-    effect = Effect("invoice", invoice.id, f"paid by {paid.payment_intent_id}")
-    return findings.together([outcome, Outcome(Settlement.APPLIED, (effect,))])

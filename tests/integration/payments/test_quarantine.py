@@ -1,6 +1,7 @@
 """Money that fits nothing: parked with an alert, and settled once, by an operator or by the dashboard."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ REJECTED = grpc.StatusCode.FAILED_PRECONDITION
 CONFLICT = grpc.StatusCode.ABORTED
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 FULFIL, REFUND = pb.QUARANTINE_RESOLUTION_FULFIL, pb.QUARANTINE_RESOLUTION_REFUND
+OUTSIDE, WRITE_OFF = pb.QUARANTINE_RESOLUTION_SETTLED_OUTSIDE, pb.QUARANTINE_RESOLUTION_WRITTEN_OFF
 
 
 @pytest.fixture
@@ -34,10 +36,10 @@ async def parked(payments: Payments, intent: str) -> dict[str, Any]:
     return row
 
 
-async def stray(payments: Payments, **metadata: str) -> dict[str, Any]:
+async def stray(payments: Payments, *, amount: int = 999, **metadata: Any) -> dict[str, Any]:
     """A payment that bears our metadata and belongs to no checkout."""
     named = {"user_id": str(payments.user_id), "points_amount": "100", "checkout_id": str(uuid4())}
-    paid = await sandbox_of(payments).control("payments", amount=999, metadata=named | metadata)
+    paid = await sandbox_of(payments).control("payments", amount=amount, metadata=named | metadata)
     return await parked(payments, paid["id"])
 
 
@@ -51,9 +53,11 @@ async def underpaid(payments: Payments, *, order: bool = False) -> tuple[pb.Chec
     return checkout, row
 
 
-async def resolve(payments: Payments, row: dict[str, Any], resolution: Any) -> pb.QuarantinedPayment:
+async def resolve(
+    payments: Payments, row: dict[str, Any], resolution: Any, **more: Any
+) -> pb.QuarantinedPayment:
     request = pb.ResolveQuarantineRequest(
-        id=str(row["id"]), resolution=resolution, actor="operator-7", reason="talked to the customer"
+        id=str(row["id"]), resolution=resolution, actor="operator-7", reason="talked to the customer", **more
     )
     return (await payments.operator.ResolveQuarantine(request)).payment
 
@@ -132,7 +136,7 @@ async def test_an_order_that_was_paid_wrongly_can_be_fulfilled(payments: Payment
     [{"points_amount": "0"}, {"points_amount": "many"}, {"user_id": "nobody"}, {"points_amount": "9" * 30}],
 )
 async def test_what_names_no_purchase_cannot_be_fulfilled(
-    payments: Payments, metadata: dict[str, str]
+    payments: Payments, metadata: dict[str, Any]
 ) -> None:
     row = await stray(payments, **metadata)
     with refused("CANNOT_FULFIL", REJECTED):
@@ -195,6 +199,45 @@ async def test_a_lost_dispute_settles_it_and_a_part_of_it_does_not(
     assert [fact.net_points for fact in await grants(payments, str(part["payment_id"]))] == [60]
 
 
+@pytest.mark.parametrize("way", ["refund", "settle outside", "write off"])
+async def test_what_the_bank_left_of_it_is_decided_in_three_ways(
+    payments: Payments, stripe: Sandbox, way: str
+) -> None:
+    """8.99, of which the bank takes 4.00: 4.99 are due, and do not vanish; nor do the 4.00 when it loses."""
+    row = await stray(payments, amount=899)
+    intent = row["payment_intent_id"]
+    dispute = await stripe.control("disputes", payment_intent=intent, amount=400)
+    for decision in (REFUND, WRITE_OFF):
+        await payments.until("SELECT 1 FROM payments WHERE id = %s AND dispute = 'open'", row["payment_id"])
+        with refused("PAYMENT_DISPUTED", CONFLICT):
+            await resolve(payments, row, decision)
+    await stripe.control(f"disputes/{dispute['id']}", status="lost")
+    await payments.until("SELECT 1 FROM payments WHERE id = %s AND lost_cents = 400", row["payment_id"])
+    [listed] = [each for each in await parked_list(payments) if each.id == str(row["id"])]
+    assert (listed.status, listed.due_cents) == (pb.QUARANTINE_STATUS_PARKED, 499)
+    match way:
+        case "refund":
+            await resolve(payments, row, REFUND)
+            status = "refunded"
+        case "settle outside":
+            await resolve(payments, row, OUTSIDE, amount_cents=499, reference="transfer 7")
+            status = "settled_outside"
+        case _:
+            await resolve(payments, row, WRITE_OFF)
+            status = "written_off"
+    await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = %s", row["id"], status)
+    back = [each["amount"] for each in (await stripe.get("refunds", payment_intent=intent))["data"]]
+    assert back == ([499] if way == "refund" else [])
+    await stripe.control(f"disputes/{dispute['id']}", status="won")
+    await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'parked'", row["id"])
+    [listed] = [each for each in await parked_list(payments) if each.id == str(row["id"])]
+    assert listed.due_cents == 400
+
+
+async def parked_list(payments: Payments) -> Sequence[pb.QuarantinedPayment]:
+    return (await payments.operator.ListQuarantine(pb.ListQuarantineRequest(limit=100))).items
+
+
 async def test_decisions_need_an_id_a_name_and_a_reason(payments: Payments) -> None:
     row = await stray(payments)
     with refused("QUARANTINE_NOT_FOUND", NOT_FOUND):
@@ -202,8 +245,7 @@ async def test_decisions_need_an_id_a_name_and_a_reason(payments: Payments) -> N
     with refused("INVALID_FIELD", INVALID, field="resolution"):
         await resolve(payments, row, pb.QUARANTINE_RESOLUTION_UNSPECIFIED)
     for missing in ("actor", "reason"):
-        request = pb.ResolveQuarantineRequest(
-            id=str(row["id"]), resolution=REFUND, **{"actor": "a", "reason": "r"} | {missing: ""}
-        )
+        request = pb.ResolveQuarantineRequest(id=str(row["id"]), resolution=REFUND, actor="a", reason="r")
+        request.ClearField(missing)
         with refused("INVALID_FIELD", INVALID, field=missing):
             await payments.operator.ResolveQuarantine(request)

@@ -41,7 +41,6 @@ from services.payments.stripe_objects import (
     Intent,
     Invoice,
     Item,
-    Malformed,
     Metadata,
     Movement,
     Refund,
@@ -288,11 +287,23 @@ def basket(metadata: Metadata) -> SubscriptionFound:
     )
 
 
-def paid_by_hand(metadata: Metadata) -> InvoiceFound:
+def paid_by_hand(metadata: Metadata, *, minutes: int = 0) -> InvoiceFound:
     """An invoice that somebody marked as paid: Stripe knows no payment of it."""
-    name, of = f"in_{uuid4().hex}", f"sub_{uuid4().hex}"
-    invoice = Invoice(name, "paid", "subscription_cycle", PAID_CENTS, "usd", of, metadata, _BEGAN)
-    return InvoiceFound(invoice, None)
+    invoice = Invoice(
+        id=f"in_{uuid4().hex}",
+        status="paid",
+        billing_reason="subscription_cycle",
+        subtotal=PAID_CENTS,
+        total=PAID_CENTS,
+        amount_paid=PAID_CENTS,
+        amount_paid_off_stripe=0,
+        currency="usd",
+        subscription_id=f"sub_{uuid4().hex}",
+        subscription_metadata=metadata,
+        created=_BEGAN,
+        paid_at=_BEGAN,
+    )
+    return InvoiceFound(invoice, [], _BEGAN + timedelta(minutes=minutes))
 
 
 async def test_what_another_program_sells_is_not_read_closely(books: Books) -> None:
@@ -354,11 +365,17 @@ async def test_a_subscription_that_ends_at_a_time_is_shown_as_ending(books: Book
     assert await books.rows(query, checkout.id) == [(False, None)]
 
 
-async def test_of_ours_what_cannot_be_handled_is_an_error(books: Books) -> None:
+async def test_a_paid_invoice_without_payments_is_asked_for_again_and_then_parked(books: Books) -> None:
+    """Its payments may be listed a moment later; what is not listed by then was paid elsewhere."""
     checkout = await books.plan_checkout()
-    await books.settle(subscription_of(checkout, at=0))
-    with pytest.raises(Malformed):
-        await books.settle(paid_by_hand(rules.metadata_of(checkout)))
+    found = paid_by_hand(rules.metadata_of(checkout))
+    with pytest.raises(Incomplete):
+        await books.settle(found)
+    for outcome in (Settlement.QUARANTINED, Settlement.OLD_NEWS):
+        later = replace(found, observed_at=_BEGAN + timedelta(minutes=11))
+        assert (await books.settle(later)).settlement is outcome
+    parked = "SELECT amount_cents, payment_id FROM quarantine WHERE invoice_id = %s"
+    assert await books.rows(parked, found.invoice.id) == [(PAID_CENTS, None)]
 
 
 @pytest.mark.parametrize("kind", ["refunds", "disputes"])

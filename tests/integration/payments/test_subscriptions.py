@@ -211,9 +211,10 @@ async def test_an_invoice_of_another_amount_is_parked(payments: Payments, stripe
         resolution=pb.QUARANTINE_RESOLUTION_FULFIL,
         actor="operator-7",
         reason="an old price",
+        points=250,
     )
     await payments.operator.ResolveQuarantine(resolution)
-    assert (await grants(payments))[-1] == (parked["invoice_id"], POINTS)
+    assert (await grants(payments))[-1] == (parked["invoice_id"], 250)
 
 
 async def test_one_live_subscription_of_a_plan_is_enough(payments: Payments) -> None:

@@ -142,6 +142,7 @@ ROUTES = (
     ("POST", "/v1/refunds/{id}/cancel", refunds.cancel),
     ("GET", "/v1/disputes", disputes.list_all),
     ("GET", "/v1/disputes/{id}", disputes.retrieve),
+    ("POST", "/v1/disputes/{id}", disputes.update),
     ("POST", "/v1/disputes/{id}/close", disputes.close),
     ("POST", "/v1/customers", billing.create_customer),
     ("GET", "/v1/customers", billing.list_customers),

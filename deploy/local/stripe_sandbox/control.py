@@ -21,6 +21,7 @@ from deploy.local.stripe_sandbox.events import (
     Origin,
     Trouble,
     Versions,
+    events_about,
     forget_events,
     release,
     trouble_of,
@@ -114,6 +115,11 @@ class Control:
             released = release(self._store)
         self._sandbox.sender.wake()
         return JSONResponse({"released": released})
+
+    async def list_events(self, request: Request) -> Response:
+        """What was told about an object, or about what names it as its payment, the oldest first."""
+        told = events_about(self._store, request.query_params.get("about", ""))
+        return JSONResponse({"events": [{"id": event_id, "type": kind} for event_id, kind in told]})
 
     async def deliver(self, request: Request) -> Response:
         """So many copies of an event at the same time; answers with their statuses."""
@@ -236,6 +242,7 @@ def routes(sandbox: Sandbox) -> list[Route]:
         Route("/_control/webhooks", control.set_delivery, methods=["POST"]),
         Route("/_control/api_versions", control.set_versions, methods=["POST"]),
         Route("/_control/webhooks/flush", control.flush, methods=["POST"]),
+        Route("/_control/events", control.list_events, methods=["GET"]),
         Route("/_control/events/{id}/deliver", control.deliver, methods=["POST"]),
         Route("/_control/forget_idempotency_keys", control.forget_keys, methods=["POST"]),
         Route("/_control/forget_events", control.forget_events, methods=["POST"]),

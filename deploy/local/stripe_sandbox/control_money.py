@@ -22,6 +22,7 @@ class RefundBirths(BaseModel):
 
     status: Literal["succeeded", "pending", "requires_action", "failed"]
     count: int = Field(default=1, ge=1, le=10_000)
+    payment_intent: str | None = None
 
 
 class RefundMove(BaseModel):
@@ -71,7 +72,7 @@ class MoneyControl:
         except ValidationError as error:
             return bad(str(error))
         with self._store.transaction():
-            refunds.bear(self._store, births.status, births.count)
+            refunds.bear(self._store, **births.model_dump())
         return JSONResponse(births.model_dump(), status_code=201)
 
     async def move_refund(self, request: Request) -> Response:

@@ -46,6 +46,17 @@ def list_all(sandbox: Sandbox, call: Call) -> Object:
     return listed(sandbox, call, KIND, of_payment(call))
 
 
+def update(sandbox: Sandbox, call: Call) -> Object:
+    """POST /v1/disputes/{id}: its metadata"""
+    dispute = found(sandbox, call, KIND, param="dispute")
+    changed = dispute | {"metadata": call.params.changed_metadata(dispute["metadata"])}
+    call.params.finish()
+    sandbox.store.update(changed)
+    told = "charge.dispute.updated"
+    emit(sandbox.store, told, changed, now=call.now, origin=call.origin, previous=dispute)
+    return changed
+
+
 def close(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/disputes/{id}/close: the shop gives in"""
     dispute = found(sandbox, call, KIND, param="dispute")

@@ -109,18 +109,27 @@ def release(store: Store) -> int:
 def forget_events(store: Store, about: Sequence[str]) -> int:
     """Those about one of these objects, or about what names one of them as its payment; of none: all.
     Returns how many there were."""
-    of_object = "json_extract(body, '$.data.object.id')"
-    of_payment = "json_extract(body, '$.data.object.payment_intent')"
-    marks = ", ".join("?" * len(about))
-    where = (
-        f"kind = 'event' AND ({of_object} IN ({marks}) OR {of_payment} IN ({marks}))"
-        if about
-        else "kind = 'event'"
-    )
+    where = _about(len(about)) if about else "kind = 'event'"
     rows = store.execute(f"DELETE FROM objects WHERE {where} RETURNING id", *about, *about).fetchall()
     for (event_id,) in rows:
         store.execute("DELETE FROM deliveries WHERE event_id = ?", event_id)
     return len(rows)
+
+
+def events_about(store: Store, object_id: str) -> list[tuple[str, str]]:
+    """Id and type of each, the oldest first; of what names the object as its payment, too."""
+    type_of = "json_extract(body, '$.type')"
+    sql = f"SELECT id, {type_of} FROM objects WHERE {_about(1)} ORDER BY seq"
+    return [(event_id, kind) for event_id, kind in store.execute(sql, object_id, object_id).fetchall()]
+
+
+def _about(count: int) -> str:
+    """Each id is given twice."""
+    marks = ", ".join("?" * count)
+    names = ("$.data.object.id", "$.data.object.payment_intent")
+    # Written as the partial indexes are, or SQLite does not use them.
+    named = " OR ".join(f"(kind = 'event' AND json_extract(body, '{name}') IN ({marks}))" for name in names)
+    return f"({named})"
 
 
 def copy_due_at(store: Store, number: int) -> float:

@@ -41,7 +41,7 @@ def create(sandbox: Sandbox, call: Call) -> Object:
     call.params.finish()
     left = charge["amount_captured"] - charge["amount_refunded"] - _lost(sandbox.store, charge)
     _refuse(sandbox.store, charge, amount, left)
-    status = _next_birth(sandbox.store)
+    status = _next_birth(sandbox.store, charge)
     refund = begin(
         sandbox.store,
         charge,
@@ -147,18 +147,20 @@ def _tell(store: Store, refund: Object, *, previous: Object, now: int, origin: O
         emit(store, event_type, refund, now=now, origin=origin, previous=previous)
 
 
-def bear(store: Store, status: str, count: int) -> None:
-    """How the next refunds are born, before the usual `succeeded`."""
+def bear(store: Store, status: str, count: int, payment_intent: str | None) -> None:
+    """How the next refunds are born (of this payment, or of any), before the usual `succeeded`."""
     births = json.loads(store.switch(BIRTHS, "[]"))
-    store.set_switch(BIRTHS, json.dumps([*births, *[status] * count]))
+    store.set_switch(BIRTHS, json.dumps([*births, *[[status, payment_intent]] * count]))
 
 
-def _next_birth(store: Store) -> str:
+def _next_birth(store: Store, charge: Object) -> str:
     births = json.loads(store.switch(BIRTHS, "[]"))
-    if not births:
+    own = next((birth for birth in births if birth[1] in (None, charge["payment_intent"])), None)
+    if own is None:
         return "succeeded"
-    store.set_switch(BIRTHS, json.dumps(births[1:]))
-    return str(births[0])
+    births.remove(own)
+    store.set_switch(BIRTHS, json.dumps(births))
+    return str(own[0])
 
 
 def _charge_of(sandbox: Sandbox, call: Call) -> Object:

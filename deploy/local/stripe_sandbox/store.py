@@ -32,6 +32,10 @@ CREATE INDEX IF NOT EXISTS idx_objects_invoice ON objects (json_extract(body, '$
 CREATE INDEX IF NOT EXISTS idx_objects_retried
     ON objects (json_extract(body, '$.parent.subscription_details.subscription'))
     WHERE kind = 'invoice' AND json_extract(body, '$.next_payment_attempt') IS NOT NULL;
+CREATE INDEX IF NOT EXISTS idx_objects_told_of ON objects (json_extract(body, '$.data.object.id'))
+    WHERE kind = 'event';
+CREATE INDEX IF NOT EXISTS idx_objects_told_of_payment
+    ON objects (json_extract(body, '$.data.object.payment_intent')) WHERE kind = 'event';
 CREATE INDEX IF NOT EXISTS idx_objects_open ON objects (json_extract(body, '$.expires_at'))
     WHERE kind = 'checkout.session' AND json_extract(body, '$.status') = 'open';
 CREATE TABLE IF NOT EXISTS deliveries (

@@ -30,12 +30,15 @@ async def types_of(sandbox: Sandbox, object_id: str) -> list[str]:
 
 async def test_a_lost_dispute_may_be_won_after_all(sandbox: Sandbox) -> None:
     dispute_id = await disputed(sandbox, await paid(sandbox), amount=1000)
+    noted = await sandbox.client.v1.disputes.update_async(dispute_id, {"metadata": {"note": "7"}})
+    assert noted.metadata.to_dict() == {"note": "7"}
     for status in ("lost", "appeal_under_review", "won"):
         await move(sandbox, dispute_id, status)
     assert await amounts(sandbox, dispute_id) == [-1000, 1000]
     assert await types_of(sandbox, dispute_id) == [
         "charge.dispute.created",
         "charge.dispute.funds_withdrawn",
+        "charge.dispute.updated",
         "charge.dispute.closed",
         "charge.dispute.updated",
         "charge.dispute.closed",

@@ -91,7 +91,15 @@ async def test_a_part_of_the_events_may_be_old(sandbox: Sandbox) -> None:
 async def test_events_may_be_forgotten_one_payment_at_a_time(sandbox: Sandbox) -> None:
     intent, other = await paid(sandbox), await paid(sandbox)
     made = await refund(sandbox, intent, amount=100)
-    # The intent itself, its charge twice, its session, its refund.
+    told = (await sandbox.http.get(f"/_control/events?about={intent}")).json()["events"]
+    assert [event["type"] for event in told] == [
+        "payment_intent.created",
+        "charge.succeeded",
+        "payment_intent.succeeded",
+        "checkout.session.completed",
+        "refund.created",
+        "charge.refunded",
+    ]
     forgotten = await sandbox.control("forget_events", {"about": [intent]})
     assert forgotten == {"forgotten": 6}
     assert await sandbox.events_of(made.id) == []

@@ -249,7 +249,10 @@ class Looker:
         if sessions:
             return sessions
         invoice_id = await self._stripe.invoice_of_payment(intent_id, deadline=_deadline())
-        return await self.invoice(invoice_id) if invoice_id else []
+        if invoice_id:
+            return await self.invoice(invoice_id)
+        # It may bear our metadata all the same: then it is parked, and what comes back of it counts.
+        return [IntentFound(await self._stripe.retrieve_intent(intent_id, deadline=_deadline()))]
 
     async def _sessions_of(self, intent_id: str) -> Sequence[SessionFound]:
         listed = self._stripe.list_sessions_of(intent_id, deadline=_deadline())

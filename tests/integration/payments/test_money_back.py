@@ -1,6 +1,7 @@
 """Money that comes back of a points purchase: whatever came first, points leave by net and only once."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -45,6 +46,25 @@ async def until_net(payments: Payments, checkout: pb.Checkout, net: int) -> None
     assert facts[-1].net_points == net
     versions = [fact.version for fact in facts]
     assert versions == sorted(set(versions))
+
+
+async def test_what_came_back_of_a_payment_that_is_parked_only_afterwards_counts(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    await stripe.control("webhooks", mode="hold")
+    metadata = {"user_id": str(uuid4()), "points_amount": "100"}
+    intent = (await stripe.control("payments", amount=1000, currency="usd", metadata=metadata))["id"]
+    await stripe.post("refunds", payment_intent=intent, amount=300)
+    told = await stripe.events("refund.created", "payment_intent.succeeded", about=intent)
+    for event in sorted(told, key=lambda event: str(event["type"]), reverse=True):
+        await stripe.deliver(event["id"])
+        await payments.until(
+            "SELECT 1 FROM stripe_events WHERE id = %s AND status <> 'received'", event["id"]
+        )
+    rows = await payments.sql(
+        "SELECT standing, refunded_cents FROM payments WHERE payment_intent_id = %s", intent
+    )
+    assert rows == [{"standing": "quarantined", "refunded_cents": 300}]
 
 
 async def test_parts_and_the_rest_take_back_exactly_what_was_given(

@@ -1,0 +1,1 @@
+"""Random payment lives: what may happen to a customer's money, lived at the shop and judged."""

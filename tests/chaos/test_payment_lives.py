@@ -1,0 +1,100 @@
+"""Random payment lives at the running shop; the oracle (lives/oracle.py) knows what each customer must have.
+
+`AISHOP_LIFE=17` lives that one alone, as it was drawn among the others.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from deploy.local import audit
+from deploy.local.ephemeral import RunningStack
+from tests.chaos.lives.actor import Actor
+from tests.chaos.lives.generator import draw, how_often
+from tests.chaos.lives.shop import Shop, shop_at
+from tests.support.proofs import SEED
+
+_AT_ONCE = 24
+_LEAST_OF_EACH = 5
+_SETTLE_SECONDS, _BETWEEN_RUNS_SECONDS = 60.0, 1.5
+_TROUBLE = {"drop_percent": 5, "duplicate_percent": 20, "shuffle": True, "seed": SEED}
+_OLD = {"account": "2025-02-24.acacia", "endpoint": "2022-08-01", "percent": 0}
+
+
+async def products_of(shop: Shop) -> dict[int, str]:
+    """Pictures by their price; the sample catalogue comes first."""
+    listed = (await shop.ask("GET", "/api/products?limit=100"))["items"]
+    return {product["priceCents"]: product["id"] for product in reversed(listed)}
+
+
+@asynccontextmanager
+async def compared_again_and_again(shop: Shop) -> AsyncIterator[Counter[str]]:
+    """Reconciliation runs all the time; yields how often."""
+    runs: Counter[str] = Counter()
+
+    async def run() -> None:
+        while True:
+            await shop.reconcile()
+            runs["reconciliations"] += 1
+            await asyncio.sleep(_BETWEEN_RUNS_SECONDS)
+
+    running = asyncio.create_task(run())
+    try:
+        yield runs
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def live_all(actors: list[Actor]) -> list[str]:
+    """What went wrong in which life."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def live(actor: Actor) -> str:
+        async with places:
+            return await actor.live()
+
+    return [wrong for wrong in await asyncio.gather(*map(live, actors)) if wrong]
+
+
+async def judge(actors: list[Actor], *, within_seconds: float) -> list[str]:
+    """Of which customers the shop does not say what the oracle says."""
+
+    async def differs(actor: Actor) -> str:
+        try:
+            await actor.agreed(within_seconds=within_seconds)
+        except AssertionError as error:
+            return f"{actor.life}\n{error}"
+        return ""
+
+    return [wrong for wrong in await asyncio.gather(*map(differs, actors)) if wrong]
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(2_000, marks=pytest.mark.long)])
+@pytest.mark.timeout(3_000)
+async def test_random_payment_lives_end_with_exact_points_and_amounts(
+    stack: RunningStack, count: int, record_property: Callable[[str, object], None]
+) -> None:
+    lives = draw(SEED, count)
+    counted = how_often(lives)
+    assert {kind: times for kind, times in counted.items() if times < _LEAST_OF_EACH} == {}
+    only = os.environ.get("AISHOP_LIFE")
+    async with shop_at(stack) as shop:
+        products = await products_of(shop)
+        actors = [Actor(shop, life, products) for life in lives if only in (None, str(life.number))]
+        await shop.control("webhooks", mode="deliver", **_TROUBLE)
+        await shop.control("api_versions", **_OLD)
+        async with compared_again_and_again(shop) as runs:
+            wrong = await live_all(actors)
+            await shop.quiet()
+            wrong += await judge(actors, within_seconds=_SETTLE_SECONDS)
+        assert not wrong, "\n\n".join(dict.fromkeys(wrong))
+        await shop.reconcile()
+        assert audit.audit(stack.file) == []
+        assert await judge(actors, within_seconds=0) == []
+        record_property("proof", {"lives": len(actors), **runs, **counted})

@@ -196,6 +196,14 @@ OPERATIONS = Dashboard(
                 },
             ),
             Panel(
+                "Connections that were ended, lines of logs that were lost",
+                {
+                    "{{job}} {{why}}": "sum by (job, why)"
+                    f" (rate(aishop_http_connections_refused_total{_RATE}))",
+                    "{{job}} lines": f"sum by (job) (rate(aishop_log_lines_lost_total{_RATE}))",
+                },
+            ),
+            Panel(
                 "Calls between services",
                 {"{{job}} {{code}}": f"sum by (job, code) (rate(aishop_rpc_duration_seconds_count{_RATE}))"},
                 unit="reqps",

@@ -16,8 +16,6 @@ parser with the limits around it is what we serve on. What uvicorn lacks:
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -28,7 +26,8 @@ from uvicorn.server import ServerState
 
 from services.chassis import metrics
 from services.chassis.at_once import AtOnce
-from services.chassis.client_address import Network, is_trusted, source_of
+from services.chassis.client_address import is_trusted, source_of
+from services.chassis.wire_limits import WireLimits
 
 # Fed to the parser at once. Heads fit, most bodies too.
 _SLICE_BYTES = 32 * 1024
@@ -46,17 +45,9 @@ REFUSALS: dict[int, tuple[str, str]] = {
     429: ("too_many_connections", "Too many connections from one address"),
     431: ("head_too_large", "The head of the request is too large"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class WireLimits:
-    """`trusted`: our own proxies, whose connections are many people's."""
-
-    head_bytes: int = 32 * 1024
-    head_seconds: float = 10.0
-    send_seconds: float = 30.0
-    connections_per_address: int = 1_100
-    trusted: Sequence[Network] = ()
+_NOT_READ = "answer_not_read"
+for _why in (*(code for code, _ in REFUSALS.values()), _NOT_READ):
+    metrics.CONNECTIONS_REFUSED.labels(_why)
 
 
 class _Refused(Exception):
@@ -232,7 +223,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._send_timer = None
 
     def _is_not_read(self) -> None:
-        metrics.CONNECTIONS_REFUSED.labels("answer_not_read").inc()
+        metrics.CONNECTIONS_REFUSED.labels(_NOT_READ).inc()
         self.transport.abort()
 
     def _stop_parsing(self, status: int) -> None:

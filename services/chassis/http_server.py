@@ -10,7 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from services.chassis.at_once import AtOnce
-from services.chassis.http_protocol import BoundedProtocol, WireLimits
+from services.chassis.http_protocol import BoundedProtocol
+from services.chassis.wire_limits import WireLimits
 
 # Connections of a burst that wait to be accepted; the kernel's own limit may be lower.
 _BACKLOG = 2048

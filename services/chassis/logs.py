@@ -2,13 +2,39 @@
 
 import faulthandler
 import logging
+import os
 import sys
+from typing import TextIO, cast
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
-from services.chassis import tracing
+from services.chassis import metrics, tracing
+
+
+class _Lines:
+    """Where lines go, and which never fails who writes one: with a full disk under the logs the shop sells
+    on, and tells of it by a metric.
+
+    Past the stream's own buffer, which would keep what it could not write, and end the process with exit code
+    120 for it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._descriptor = stream.fileno()
+
+    def write(self, text: str) -> None:
+        rest = text.encode(errors="backslashreplace")
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            metrics.LOG_LINES_LOST.inc()
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
 
 _STDERR = 2
 
@@ -22,6 +48,7 @@ def configure(service: str, level: str) -> None:
         event["service"] = service
         return event
 
+    lines = _Lines(sys.stderr)
     shared: list[structlog.typing.Processor] = [
         add_service,
         tracing.add_trace_id,
@@ -36,10 +63,10 @@ def configure(service: str, level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, lines)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processor=structlog.processors.JSONRenderer(), foreign_pre_chain=shared

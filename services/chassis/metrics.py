@@ -63,6 +63,9 @@ DATABASE_DEADLINES = Counter(
 POOL_TIMEOUTS = Counter(
     "aishop_database_pool_timeouts_total", "Who waited for a connection and got none.", ["pool"]
 )
+LOG_LINES_LOST = Counter(
+    "aishop_log_lines_lost_total", "Lines that could not be written, on a full disk say; nothing else failed."
+)
 CONNECTIONS_REFUSED = Counter(
     "aishop_http_connections_refused_total",
     "Connections that were ended before, or instead of, an answer: by code (docs/errors.md), or because"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -56,10 +57,16 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(url: str, *, read_limit: int = 2**16) -> AsyncIterator[Connection]:
-    """To the origin of a URL."""
+async def connected(url: str, *, receive_buffer_bytes: int = 0) -> AsyncIterator[Connection]:
+    """To the origin of a URL. With a small buffer of the kernel's the other side soon waits for us to read."""
     parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=read_limit)
+    wire = socket.socket()
+    wire.setblocking(False)
+    if receive_buffer_bytes:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+    await asyncio.get_running_loop().sock_connect(wire, (parts.hostname, parts.port))
+    # Beyond its limit the reader stops reading, too.
+    reader, writer = await asyncio.open_connection(sock=wire, limit=2**16)
     try:
         yield Connection(reader, writer)
     finally:

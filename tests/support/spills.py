@@ -13,6 +13,7 @@ _PATTERNS = {
     "an e-mail address": re.compile(r"[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+(?:com|org|net|local)\b"),
     "a key of Stripe's": re.compile(r"\b(?:sk|rk|whsec)_[A-Za-z0-9_]{8,}"),
     "a card number": re.compile(r"\b4242(?:[ -]?4242){3}\b"),
+    "the key of a download": re.compile(r"/api/downloads/[A-Za-z0-9_-]{16,}"),
     "a password in a URL": re.compile(r"://[^\s/:@\"']*:[^\s/@\"'*]+@"),
 }
 # What may be in a log: the sender of the shop's own mails.

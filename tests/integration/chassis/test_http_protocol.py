@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.chassis.http_protocol import WireLimits
 from services.chassis.http_server import serving
+from services.chassis.wire_limits import WireLimits
 from tests.support.ports import free_port
 from tests.support.raw_http import Connection, connected, request
 

@@ -49,3 +49,23 @@ def test_a_crash_beneath_python_leaves_its_stack_with_the_logs() -> None:
     assert ran.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in ran.stderr
     assert "in crash" in ran.stderr
+
+
+_UNABLE = """
+import logging, sys
+from services.chassis import logs, metrics
+
+logs.configure("wallet", "INFO")
+logs.get("here").info("thing.done", thing_id="7")
+logging.getLogger("asyncio").warning("of a library")
+print(int(metrics.LOG_LINES_LOST._value.get()))
+"""
+
+
+def test_a_line_that_cannot_be_written_fails_nobody_and_is_counted() -> None:
+    """/dev/full says what a full disk says."""
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", _UNABLE], stdout=subprocess.PIPE, stderr=full, text=True, check=False
+        )
+    assert (ran.returncode, ran.stdout) == (0, "2\n")

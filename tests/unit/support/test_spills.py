@@ -21,6 +21,8 @@ from tests.support.spills import spilled, spills
         ("api_key=sk_test_0123456789", ["a key of Stripe's"]),
         ("whsec_0123456789abcdef", ["a key of Stripe's"]),
         ("4242 4242 4242 4242", ["a card number"]),
+        ("path=/api/downloads/AQf3Zm9vYmFyYmF6cXV4cXV1eA", ["the key of a download"]),
+        ("route=/api/downloads/{token}", []),
         ("nats://aishop:pass@127.0.0.1:14222", ["a password in a URL"]),
         ("valkey://:pass@127.0.0.1:16379", ["a password in a URL"]),
     ],

@@ -58,7 +58,7 @@ class Connection:
 
 @asynccontextmanager
 async def connected(url: str, *, receive_buffer_bytes: int = 0) -> AsyncIterator[Connection]:
-    """To the origin of a URL. With a small buffer of the kernel's the other side soon waits for us to read."""
+    """To the origin of a URL. With a small buffer the other side soon waits for us to read."""
     parts = urlsplit(url)
     wire = socket.socket()
     wire.setblocking(False)

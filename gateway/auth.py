@@ -12,12 +12,11 @@ from pydantic import SecretStr
 from gateway.jwks import Jwks, KeysUnavailable
 from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
+from services.chassis.mailbox import mailbox_of
 
 _HMAC = "HS256"
 _AUDIENCE = "authenticated"
 _LEEWAY_SECONDS = 2
-# RFC 5321: 64 of the local part, @, 255 of the domain.
-_MAX_EMAIL = 320
 _OPERATOR = "operator"
 # Roles of Supabase's that are no person's: its public key, and the one that may do everything.
 _NOBODYS_ROLES = frozenset({"anon", "service_role", "supabase_admin"})
@@ -114,10 +113,8 @@ def _secret_key(secret: SecretStr) -> jwt.PyJWK:
 
 
 def _email(claim: object) -> str:
-    """The token's e-mail when it is one line of a mailbox's length, else nothing."""
-    if isinstance(claim, str) and len(claim) <= _MAX_EMAIL and "@" in claim and claim.isprintable():
-        return claim
-    return ""
+    """The token's e-mail when it is a mailbox, else nothing."""
+    return mailbox_of(claim) if isinstance(claim, str) else ""
 
 
 def _is_operator(claim: object) -> bool:

@@ -20,6 +20,7 @@ from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.chassis.errors import Conflict, DomainError, NotFound, Rejected
 from services.chassis.ids import uuid7
+from services.chassis.mailbox import mailbox_of
 from services.orders import card_saga, errors, points_saga
 from services.orders.commands import runs
 from services.orders.commands.placing import Placed, Placement, place_order
@@ -34,7 +35,7 @@ from services.orders.queries.orders import (
     is_driven,
     lock_order,
 )
-from services.orders.rules import Method, Status, is_mailbox, sum_quantities
+from services.orders.rules import Method, Status, sum_quantities
 from services.orders.saga import Runner
 from services.orders.sealing import email_place
 
@@ -131,15 +132,13 @@ class Checkout:
     def _placement(self, purchase: Purchase) -> Placement:
         order_id = uuid7()
         saga, first_step = _SAGAS[purchase.method]
-        place = email_place(order_id)
+        place, mailbox = email_place(order_id), mailbox_of(purchase.email)
         return Placement(
             order_id=order_id,
             user_id=purchase.user_id,
             method=purchase.method,
             quantities=sum_quantities(purchase.items),
-            email=self._keyring.seal(purchase.email.encode(), place=place)
-            if is_mailbox(purchase.email)
-            else None,
+            email=self._keyring.seal(mailbox.encode(), place=place) if mailbox else None,
             idempotency_key=purchase.idempotency_key,
             request_hash=purchase.request_hash,
             cart_version=None,

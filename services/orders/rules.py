@@ -19,10 +19,6 @@ MAX_PRICE_POINTS = 1_000_000_000
 MAX_ASSET_KEY_LENGTH = 200
 # Segments begin with a letter, a digit or an underscore: no "..", no hidden file, no absolute path.
 ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-# RFC 5321: 64 of the local part, @, 255 of the domain.
-_MAX_MAILBOX = 320
-# Without blanks and without what gives an address list or a header its structure.
-_MAILBOX = re.compile(r"[^\s@<>()\[\]\\,;:\"]{1,64}@[^\s@<>()\[\]\\,;:\"]{1,255}")
 
 
 class Status(StrEnum):
@@ -247,8 +243,3 @@ def check_asset_key(key: str, product_type: ProductType) -> str:
     if not fits:
         raise errors.invalid_asset_key()
     return key
-
-
-def is_mailbox(address: str) -> bool:
-    """Whether mail can be sent to this one address, as it stands, in an envelope and in a header."""
-    return len(address) <= _MAX_MAILBOX and address.isprintable() and _MAILBOX.fullmatch(address) is not None

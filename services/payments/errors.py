@@ -3,6 +3,8 @@
 from services.chassis.errors import Conflict, Invalid, NotFound, OutcomeUnknown, Rejected, Unavailable
 
 REQUEST_RETRY_SECONDS = 1
+# docs.stripe.com/error-codes#email-invalid
+EMAIL_INVALID = "email_invalid"
 
 
 def package_not_found(package_id: str) -> NotFound:

@@ -4,6 +4,7 @@ A checkout is `creating` until Stripe's answer is recorded. Crash points and wha
 
     written → (crash) → called      the lease ends, the completer calls under the same key
     called → (crash) → recorded     the same key gives the same session; or its webhook was first
+    e-mail refused → (crash)        the attempt without it is written down before Stripe is called again
     outcome unknown                 the same key again until `attempt_until`
     key spent, or too old           Stripe's listing decides: adopt what is ours, end what is left over;
                                     nothing found: another attempt under a new key, or expired
@@ -11,8 +12,8 @@ A checkout is `creating` until Stripe's answer is recorded. Crash points and wha
 The request drives its own checkout under the lease that it wrote with the row; the completer (tick 1 s)
 takes over rows whose lease or backoff has ended. No transaction is open during a call.
 
-Failpoints: payments.checkout.written (api/payments.py), payments.stripe.session_created,
-payments.checkout.opened.
+Failpoints: payments.checkout.written (api/payments.py), payments.checkout.email_dropped,
+payments.stripe.session_created, payments.checkout.opened.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.payments import queries, rules
 from services.payments.commands import checkouts, settlement
-from services.payments.errors import StripeKeySpent, StripeRefused, StripeUnknown
+from services.payments.errors import EMAIL_INVALID, StripeKeySpent, StripeRefused, StripeUnknown
 from services.payments.findings import Settlement
 from services.payments.rules import Checkout, Line
 from services.payments.stripe_client import CALL_SECONDS, Stripe, while_busy
@@ -125,6 +126,22 @@ class Opener:
 
     async def _create(self, checkout: Checkout, deadline: float) -> Session:
         lines, email = _open_request(self._keyring, checkout)
+        try:
+            return await self._call(checkout, lines, email, deadline)
+        except StripeRefused as error:
+            # What fills in a field of the page must not veto the purchase.
+            if error.code != EMAIL_INVALID or not email:
+                raise
+        log.warning("checkout.email_refused", checkout_id=str(checkout.id))
+        without = seal_request(self._keyring, checkout.id, lines=lines, email="")
+        async with self._database.worker() as connection:
+            next_one = await checkouts.begin_next_attempt(connection, checkout, sealed_request=without)
+        if next_one is None:
+            raise StripeUnknown("another worker has taken the checkout over")
+        failpoints.hit("payments.checkout.email_dropped")
+        return await self._call(next_one, lines, "", deadline)
+
+    async def _call(self, checkout: Checkout, lines: list[Line], email: str, deadline: float) -> Session:
         return await while_busy(
             lambda: self._stripe.create_session(checkout, lines=lines, email=email, deadline=deadline),
             deadline=deadline,

@@ -20,6 +20,7 @@ from services.chassis import tracing
 from services.chassis.ids import uuid7
 from services.payments import metrics, rules, stripe_objects
 from services.payments.errors import (
+    EMAIL_INVALID,
     StripeBusy,
     StripeKeySpent,
     StripeMalformed,
@@ -344,7 +345,7 @@ _SECRET = re.compile(r"\b(?:sk|rk|pk|whsec)_\S+")
 
 def _words_of(error: stripe.StripeError) -> str:
     """Stripe's message for an operator: without what it repeats of addresses and keys."""
-    if error.http_status is None or error.code == "email_invalid":
+    if error.http_status is None or error.code == EMAIL_INVALID:
         return ""
     words = " ".join((error.user_message or "").split())
     return _SECRET.sub("<key>", _ADDRESS.sub("<address>", words))[:_MAX_WORDS]

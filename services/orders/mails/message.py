@@ -8,9 +8,9 @@ import base64
 from dataclasses import dataclass
 from email.utils import format_datetime
 
+from services.chassis.mailbox import mailbox_of
 from services.orders.mails.layout import Letter, as_html, as_text
 from services.orders.mails.mail import Mail
-from services.orders.rules import is_mailbox
 
 _PART = (
     "--{boundary}\r\n"
@@ -31,7 +31,7 @@ class Message:
 
 def message_of(mail: Mail, letter: Letter, *, sender: str, to: str) -> Message:
     """ValueError when `to` is not one mailbox. In UTF-8 only where the address is: RFC 6532."""
-    if not is_mailbox(to):
+    if not to or mailbox_of(to) != to:
         raise ValueError("not one mailbox")
     # The same whenever it is sent.
     identity = f"{mail.order_id}.{mail.kind.replace(':', '.')}"

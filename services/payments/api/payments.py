@@ -21,6 +21,7 @@ from services.chassis.db import Database
 from services.chassis.errors import DomainError
 from services.chassis.fields import as_uuid, in_range
 from services.chassis.ids import uuid7
+from services.chassis.mailbox import mailbox_of
 from services.chassis.watching import Watchers
 from services.payments import errors, listings, queries, rules
 from services.payments.api.messages import (
@@ -44,7 +45,6 @@ SUBSCRIPTION_ROUTE = "subscriptions"
 _MAX_REASON_LENGTH = 500
 _MAX_LINES = 100
 _MAX_TITLE_LENGTH = 250
-_MAX_EMAIL_LENGTH = 320
 _MAX_PACKAGE_ID_LENGTH = 100
 _MAX_QUANTITY = 1_000_000
 
@@ -88,7 +88,6 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
     ) -> pb.CreatePointsCheckoutResponse:
         deadline = request_deadline()
         user_id = as_uuid(request.user_id, field="user_id")
-        checked_text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
         checked_text(request.package_id, field="package_id", longest=_MAX_PACKAGE_ID_LENGTH)
         keyed = _keyed(user_id, POINTS_ROUTE, request)
 
@@ -98,7 +97,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
                 return errors.package_not_found(request.package_id)
             return Sale.of_package(package) if _is_as_believed(request, package) else _price_changed(package)
 
-        checkout = await self._open_keyed(keyed, sell, email=request.email, deadline=deadline)
+        checkout = await self._open_keyed(keyed, sell, email=mailbox_of(request.email), deadline=deadline)
         return pb.CreatePointsCheckoutResponse(checkout=checkout_message(checkout))
 
     async def CreateSubscriptionCheckout(
@@ -106,7 +105,6 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
     ) -> pb.CreateSubscriptionCheckoutResponse:
         deadline = request_deadline()
         user_id = as_uuid(request.user_id, field="user_id")
-        checked_text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
         checked_text(request.plan_id, field="plan_id", longest=_MAX_PACKAGE_ID_LENGTH)
         keyed = _keyed(user_id, SUBSCRIPTION_ROUTE, request)
 
@@ -117,7 +115,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             live = await queries.find_live_subscription(connection, user_id=user_id, plan_id=plan.id)
             return errors.subscription_exists(live) if live else Sale.of_plan(plan)
 
-        checkout = await self._open_keyed(keyed, sell, email=request.email, deadline=deadline)
+        checkout = await self._open_keyed(keyed, sell, email=mailbox_of(request.email), deadline=deadline)
         return pb.CreateSubscriptionCheckoutResponse(checkout=checkout_message(checkout))
 
     async def _open_keyed(
@@ -167,7 +165,6 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         deadline = request_deadline()
         user_id = as_uuid(request.user_id, field="user_id")
         order_id = as_uuid(request.order_id, field="order_id")
-        checked_text(request.email, field="email", longest=_MAX_EMAIL_LENGTH)
         lines = _lines(request)
         async with self._database.customer(user_id) as connection:
             begun = await self._begin_order(connection, user_id, order_id, lines, request)
@@ -195,7 +192,9 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             order_id=order_id,
             amount_cents=rules.total_of(lines),
             currency=request.currency,
-            sealed_request=seal_request(self._keyring, checkout_id, lines=lines, email=request.email),
+            sealed_request=seal_request(
+                self._keyring, checkout_id, lines=lines, email=mailbox_of(request.email)
+            ),
         )
         if checkout is not None:
             return _Begun(checkout, is_new=True)

@@ -244,9 +244,11 @@ async def change_state(
     return as_checkout(row)
 
 
-async def begin_next_attempt(connection: AsyncConnection, checkout: Checkout) -> Checkout | None:
-    """Stripe has nothing under the attempt's key: the next one gets a new key. None when the lease was
-    lost, so that two workers never open two attempts at once."""
+async def begin_next_attempt(
+    connection: AsyncConnection, checkout: Checkout, *, sealed_request: bytes | None = None
+) -> Checkout | None:
+    """Stripe has nothing under the attempt's key: the next one gets a new key, and may ask for something
+    else. None when the lease was lost, so that two workers never open two attempts at once."""
     row = (
         await connection.execute(
             update(checkouts)
@@ -257,6 +259,7 @@ async def begin_next_attempt(connection: AsyncConnection, checkout: Checkout) ->
                     func.now() + ATTEMPT_LIFETIME, checkouts.c.expires_at - SHORTEST_SESSION
                 ),
                 lease_until=func.now() + LEASE,
+                **({"request": sealed_request} if sealed_request else {}),
             )
             .returning(*CHECKOUT_COLUMNS)
         )

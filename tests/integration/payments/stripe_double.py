@@ -216,7 +216,8 @@ _KINDS = ("payment_intents", "charges", "refunds", "disputes", "invoices", "subs
 _WITHOUT_EFFECT = {
     "409": (409, _error("idempotency_error", "in progress", "idempotency_key_in_use")),
     "429": (429, _error("invalid_request_error", "slow down", "rate_limit")),
-    "400": (400, _error("invalid_request_error", "no", "email_invalid")),
+    "400": (400, _error("invalid_request_error", "no", "amount_too_small")),
+    "email": (400, _error("invalid_request_error", "Invalid email address: x", "email_invalid")),
     "401": (401, _error("invalid_request_error", "Invalid API Key")),
     "503": (503, _error("api_error", "sorry")),
 }

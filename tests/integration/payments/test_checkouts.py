@@ -9,7 +9,14 @@ import pytest
 
 from protos.events.v1 import events_pb2
 from protos.payments.v1 import payments_pb2 as pb
-from tests.integration.payments.conftest import SHOP_URL, Payments, PaymentsProcess, payments_running, refused
+from tests.integration.payments.conftest import (
+    SHOP_ID,
+    SHOP_URL,
+    Payments,
+    PaymentsProcess,
+    payments_running,
+    refused,
+)
 from tests.integration.payments.stripe_double import StripeDouble
 
 NOT_FOUND, ABORTED = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED
@@ -33,6 +40,7 @@ async def test_a_points_checkout_opens_one_session_that_says_what_it_is_for(paym
         "points_amount": "550",
         "package_id": "premium",
         "checkout_id": checkout.id,
+        "shop": SHOP_ID,
     }
     assert session["metadata"] == session["payment_intent_metadata"] == ours
     assert (session["amount_total"], session["customer_email"]) == (3999, "buyer@example.com")
@@ -235,10 +243,69 @@ async def test_too_late_for_another_attempt_the_checkout_expires(payments: Payme
 async def test_a_definite_refusal_fails_the_checkout(payments: Payments) -> None:
     payments.stripe.accidents = ["400"]
     for _ in range(2):
-        with refused("CHECKOUT_REFUSED", grpc.StatusCode.FAILED_PRECONDITION, stripe_code="email_invalid"):
+        with refused("CHECKOUT_REFUSED", grpc.StatusCode.FAILED_PRECONDITION, stripe_code="amount_too_small"):
             await payments.points_checkout(key="k")
     [row] = await payments.sql("SELECT status FROM checkouts WHERE user_id = %s", payments.user_id)
     assert row["status"] == "failed"
+
+
+async def test_an_address_that_stripe_refuses_vetoes_no_purchase(payments: Payments) -> None:
+    payments.stripe.accidents = ["email"]
+    made = len(payments.stripe.creations)
+    checkout = await payments.points_checkout(key="k")
+    assert checkout.status == pb.CHECKOUT_STATUS_OPEN
+    [session] = payments.stripe.of(checkout.id)
+    assert session["customer_email"] is None
+    keys = [key for key, _ in payments.stripe.creations[made:]]
+    assert keys == [f"checkout:{checkout.id}:1", f"checkout:{checkout.id}:2"]
+    assert await payments.points_checkout(key="k") == checkout
+
+
+async def test_any_other_refusal_stays_one(payments: Payments) -> None:
+    payments.stripe.accidents = ["email", "400"]
+    with refused("CHECKOUT_REFUSED", grpc.StatusCode.FAILED_PRECONDITION, stripe_code="amount_too_small"):
+        await payments.points_checkout()
+
+
+@pytest.mark.parametrize(
+    ("email", "sent"),
+    [
+        (" k@example.com\n", "k@example.com"),
+        ('"john doe"@example.com', None),
+        ("nobody", None),
+        ("k@example.com" * 40, None),
+    ],
+)
+async def test_one_definition_of_an_address_for_all_checkouts(
+    payments: Payments, email: str, sent: str | None
+) -> None:
+    common: Any = {"user_id": str(payments.user_id), "email": email}
+    key = str(uuid4())
+    points = pb.CreatePointsCheckoutRequest(**common, idempotency_key=key, package_id="basic")
+    plan = pb.CreateSubscriptionCheckoutRequest(**common, idempotency_key=key, plan_id="monthly")
+    order = payments.order_request(uuid4())
+    order.email = email
+    opened = [
+        (await payments.stub.CreatePointsCheckout(points)).checkout,
+        (await payments.stub.CreateSubscriptionCheckout(plan)).checkout,
+        (await payments.stub.CreateOrderCheckout(order)).checkout,
+    ]
+    assert [payments.stripe.of(each.id)[0]["customer_email"] for each in opened] == [sent] * 3
+
+
+async def test_a_crash_before_the_call_without_the_address_leaves_one_session(
+    process: PaymentsProcess, stripe_double: StripeDouble, payments: Payments
+) -> None:
+    user_id, point = payments.user_id, "payments.checkout.email_dropped"
+    stripe_double.accidents = ["email"]
+    async with payments_running(process, stripe_double, FAILPOINTS=f"{point}=kill") as doomed:
+        doomed.user_id = user_id
+        with payments.paused(), pytest.raises(grpc.aio.AioRpcError):
+            await doomed.points_checkout(key="k")
+    await payments.sql("UPDATE checkouts SET lease_until = now() WHERE user_id = %s", user_id)
+    [row] = await payments.until("SELECT * FROM checkouts WHERE user_id = %s AND status = 'open'", user_id)
+    [session] = stripe_double.of(str(row["id"]))
+    assert (session["customer_email"], row["attempt"]) == (None, 2)
 
 
 async def test_a_key_that_stripe_rejects_fails_no_checkout(payments: Payments) -> None:
@@ -279,6 +346,7 @@ async def test_an_order_has_one_checkout_however_often_it_is_asked_for(payments:
         "user_id": str(payments.user_id),
         "order_id": str(order_id),
         "checkout_id": first.id,
+        "shop": SHOP_ID,
     }
     assert session["amount_total"] == 1500
 

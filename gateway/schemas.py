@@ -1,11 +1,20 @@
 """What the resources' JSON has in common."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path, Query
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 from pydantic.alias_generators import to_camel
 
 UUID_PATTERN = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
@@ -46,15 +55,24 @@ Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 CheckoutId = Annotated[str, Path(alias="checkoutId", json_schema_extra={"format": "uuid"})]
 
 
-def _since_unix_began(moment: datetime) -> datetime:
-    """A protobuf Timestamp holds the years 1 to 9999 in UTC: an offset must not lead out of them."""
-    if not 1970 <= moment.year < 9999:
-        raise ValueError("must be a time from 1970 on")
+def _is_written_out(moment: object) -> object:
+    """pydantic takes a number, or a text that is one, for seconds since 1970: a 0 would mean everything."""
+    if not isinstance(moment, datetime) and not (isinstance(moment, str) and _ISO_DATE.match(moment)):
+        raise ValueError("must be a time with its offset, e.g. 2026-07-04T12:30:00Z")
     return moment
 
 
+def _since_there_is_a_shop(moment: datetime) -> datetime:
+    """No shop has rows of an earlier time: whoever asks for them means something else. (A protobuf Timestamp
+    holds the years 1 to 9999 in UTC, and an offset must not lead out of them.)"""
+    if not 2020 <= moment.year < 9999:
+        raise ValueError("must be a time from 2020 on")
+    return moment
+
+
+_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}[T ]")
 # A time with its offset, e.g. 2026-07-04T12:30:00Z.
-Moment = Annotated[AwareDatetime, AfterValidator(_since_unix_began)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_is_written_out), AfterValidator(_since_there_is_a_shop)]
 
 
 class ApiModel(BaseModel):
@@ -67,6 +85,12 @@ class ApiModel(BaseModel):
         # allows, would fail when it is sent on.
         str_max_length=MAX_BODY_BYTES,
     )
+
+
+class StrictBody(ApiModel):
+    """A body whose misspelt field would mean something else, everything mostly: unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Line(ApiModel):

@@ -13,7 +13,7 @@ from gateway.openapi import BODY, KEYED, PAGED, operator_problems
 from gateway.problems import ProblemError
 from gateway.routes.orders import Order, as_order
 from gateway.routing import OperatorRoute, backends_of, customer_of
-from gateway.schemas import INT64_MAX, ApiModel, Cursor, Limit, OrderId, Reason, as_time
+from gateway.schemas import INT64_MAX, ApiModel, Cursor, Limit, OrderId, Reason, StrictBody, as_time
 from protos.orders.v1 import orders_pb2
 from services.chassis.errors import Conflict
 from services.chassis.grpc_client import call
@@ -41,7 +41,7 @@ class DebtPage(ApiModel):
     next_cursor: str | None
 
 
-class Settlement(ApiModel):
+class Settlement(StrictBody):
     """So much was given to the customer in another way; `reference` finds it, e.g. a bank transfer's."""
 
     amount_cents: Annotated[int, Field(strict=True, ge=1, le=INT64_MAX)]
@@ -49,7 +49,7 @@ class Settlement(ApiModel):
     reason: Reason
 
 
-class WriteOff(ApiModel):
+class WriteOff(StrictBody):
     """So much is not given after all."""
 
     amount_cents: Annotated[int, Field(strict=True, ge=1, le=INT64_MAX)]

@@ -14,7 +14,17 @@ from gateway.problems import ProblemError
 from gateway.routes.admin_payments import Because
 from gateway.routes.orders import Order, as_order
 from gateway.routing import OperatorRoute, backends_of, customer_of
-from gateway.schemas import ApiModel, Cursor, Limit, Line, OrderId, Reason, SagaName, as_time
+from gateway.schemas import (
+    ApiModel,
+    Cursor,
+    Limit,
+    Line,
+    OrderId,
+    Reason,
+    SagaName,
+    StrictBody,
+    as_time,
+)
 from protos.orders.v1 import orders_pb2
 from services.chassis.errors import Conflict
 from services.chassis.grpc_client import call
@@ -34,10 +44,11 @@ REFUND_STATUSES: dict[int, RefundStatus] = {
 }
 
 
-class WantedRefund(ApiModel):
-    """Without `items` all that is left of the order; `returnStock` puts the pieces back on their shelf."""
+class WantedRefund(StrictBody):
+    """Without `items` all that is left of the order (null is refused); `returnStock` puts the pieces back on
+    their shelf."""
 
-    items: Annotated[list[Line] | None, Field(min_length=1, max_length=100)] = None
+    items: Annotated[list[Line], Field(default_factory=list, min_length=1, max_length=100)]
     return_stock: Annotated[bool, Field(strict=True)] = False
     reason: Reason
 
@@ -140,8 +151,7 @@ async def refund_order(request: Request, response: Response, order_id: OrderId, 
         order_id=order_id,
         refund_id=str(uuid5(_REFUNDS, f"{operator.user_id}:{key}")),
         items=[
-            orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity)
-            for line in body.items or ()
+            orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity) for line in body.items
         ],
         return_stock=body.return_stock,
         actor=operator.user_id,

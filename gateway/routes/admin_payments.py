@@ -21,6 +21,7 @@ from gateway.schemas import (
     QuarantineId,
     Reason,
     ReconciliationId,
+    StrictBody,
     as_stamp,
     as_time,
 )
@@ -63,7 +64,7 @@ EventType = Annotated[str, Field(max_length=255, description="A type, or charge.
 StripeEventId = Annotated[str, Field(pattern=EVENT_ID_PATTERN)]
 
 
-class Because(ApiModel):
+class Because(StrictBody):
     """Why; kept in the audit log."""
 
     reason: Reason
@@ -125,7 +126,7 @@ class StripeEventPage(ApiModel):
     next_cursor: str | None
 
 
-class Replay(ApiModel):
+class Replay(StrictBody):
     """Either `ids`, or those of `type` and `status` received from `since` on."""
 
     ids: Annotated[list[StripeEventId], Field(default_factory=list, max_length=1000)]
@@ -180,7 +181,7 @@ class QuarantinePage(ApiModel):
     next_cursor: str | None
 
 
-class WantedReconciliation(ApiModel):
+class WantedReconciliation(StrictBody):
     """The last 24 hours without `since`; Stripe keeps events for 30 days."""
 
     since: Moment | None = None

@@ -12,7 +12,7 @@ from gateway.openapi import BODY, KEYED, operator_problems
 from gateway.problems import ProblemError
 from gateway.routes.points import Profile, Transaction, as_profile, as_transaction
 from gateway.routing import OperatorRoute, backends_of, customer_of
-from gateway.schemas import INT64_MAX, ApiModel, Reason, UuidText
+from gateway.schemas import INT64_MAX, ApiModel, Reason, StrictBody, UuidText
 from protos.wallet.v1 import wallet_pb2
 from services.chassis.errors import Conflict
 from services.chassis.grpc_client import call
@@ -23,7 +23,7 @@ router = APIRouter(route_class=OperatorRoute, tags=["operators"])
 _ADJUSTMENTS = UUID("5ad8f4b0-8f2e-4c0f-9f53-3c1f5f1d7f06")
 
 
-class Adjustment(ApiModel):
+class Adjustment(StrictBody):
     """`points` is signed and not 0; `reason` is shown in the customer's ledger."""
 
     user_id: UuidText

@@ -13,7 +13,17 @@ from gateway.openapi import BODY, KEYED, PAGED, operator_problems
 from gateway.problems import ProblemError
 from gateway.routes.catalog import Product, ProductType, Search, as_product
 from gateway.routing import OperatorRoute, backends_of, customer_of
-from gateway.schemas import INT64_MAX, Amount, ApiModel, Cursor, Limit, ProductId, Reason, as_time
+from gateway.schemas import (
+    INT64_MAX,
+    Amount,
+    ApiModel,
+    Cursor,
+    Limit,
+    ProductId,
+    Reason,
+    StrictBody,
+    as_time,
+)
 from gateway.versions import expected_version, if_match, show_version
 from protos.orders.v1 import orders_pb2
 from services.chassis.errors import Conflict
@@ -56,7 +66,7 @@ class StockedProductPage(ApiModel):
     next_cursor: str | None
 
 
-class NewProduct(ApiModel):
+class NewProduct(StrictBody):
     """`pricePoints` 0: not for points. `stock` null: unlimited, for good. What is digital has `assetKey`."""
 
     title: str
@@ -69,7 +79,7 @@ class NewProduct(ApiModel):
     reason: Reason = "created"
 
 
-class ProductChange(ApiModel):
+class ProductChange(StrictBody):
     """What is absent, or null, stays. `active` false retires the product, true sells it again."""
 
     title: str | None = None
@@ -81,7 +91,7 @@ class ProductChange(ApiModel):
     reason: Reason = "changed"
 
 
-class StockChange(ApiModel):
+class StockChange(StrictBody):
     """`delta` pieces more, or less when a count is corrected, which takes a `note`."""
 
     delta: Annotated[int, Field(strict=True, ge=-INT64_MAX, le=INT64_MAX)]

@@ -9,7 +9,7 @@ from pydantic import Field
 from gateway.backends import ORDERS_SECONDS
 from gateway.openapi import BODY, operator_problems
 from gateway.routing import OperatorRoute, backends_of, customer_of
-from gateway.schemas import ApiModel, OrderId, Reason, as_time
+from gateway.schemas import ApiModel, OrderId, Reason, StrictBody, as_time
 from protos.orders.v1 import orders_pb2
 from services.chassis.grpc_client import call
 
@@ -18,7 +18,7 @@ router = APIRouter(route_class=OperatorRoute, tags=["operators"])
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class Shipment(ApiModel):
+class Shipment(StrictBody):
     """`trackingUrl` is where the customer follows the parcel."""
 
     carrier: Name

@@ -1,6 +1,6 @@
 """The cart. Each answer bears its version as ETag; If-Match refuses a change to a newer cart."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -15,6 +15,11 @@ from services.chassis.grpc_client import call
 
 router = APIRouter(route_class=CustomerRoute, tags=["cart"])
 
+LeftOutCode = Literal["product_not_found", "product_inactive"]
+_CODES: dict[int, LeftOutCode] = {
+    orders_pb2.LEFT_OUT_REASON_PRODUCT_NOT_FOUND: "product_not_found",
+    orders_pb2.LEFT_OUT_REASON_PRODUCT_INACTIVE: "product_inactive",
+}
 _CONDITIONAL = {"parameters": [if_match("cart")]}
 _CHANGE = ("cart_changed", "invalid_if_match")
 
@@ -32,13 +37,26 @@ class CartItem(ApiModel):
 
 
 class Cart(ApiModel):
-    """`totalPoints` is 0 when a line is not for points."""
+    """`totalPoints` is null when a line is not for points."""
 
     version: int
     items: list[CartItem]
     total_cents: int
-    total_points: int
+    total_points: int | None
     currency: str
+
+
+class LeftOut(ApiModel):
+    """A line that was not merged: its product is no longer sold, or is none."""
+
+    product_id: str
+    code: LeftOutCode
+
+
+class MergedCart(Cart):
+    """The cart, and what of the local lines is not in it."""
+
+    left_out: list[LeftOut]
 
 
 class LocalCart(ApiModel):
@@ -66,12 +84,11 @@ async def get_cart(request: Request, response: Response) -> Cart:
     "/api/cart",
     operation_id="mergeCart",
     openapi_extra=_CONDITIONAL,
-    responses=customer_problems(
-        *BODY, *_CHANGE, "product_not_found", "product_inactive", "invalid_quantity", "too_many_lines"
-    ),
+    responses=customer_problems(*BODY, *_CHANGE, "invalid_quantity", "too_many_lines"),
 )
-async def merge_cart(request: Request, response: Response, body: LocalCart) -> Cart:
-    """Merges lines from before the sign-in: of each product the larger quantity stays."""
+async def merge_cart(request: Request, response: Response, body: LocalCart) -> MergedCart:
+    """Merges lines from before the sign-in: of each product the larger quantity stays. What is no longer sold
+    is left out, and told."""
     answer = await call(
         backends_of(request).cart.MergeCart,
         orders_pb2.MergeCartRequest(
@@ -83,7 +100,9 @@ async def merge_cart(request: Request, response: Response, body: LocalCart) -> C
         ),
         timeout_seconds=ORDERS_SECONDS,
     )
-    return _answer(answer.cart, response)
+    cart = _answer(answer.cart, response)
+    left_out = [LeftOut(product_id=line.product_id, code=_CODES[line.reason]) for line in answer.left_out]
+    return MergedCart(**dict(cart), left_out=left_out)
 
 
 @router.delete(
@@ -152,7 +171,7 @@ def _answer(cart: orders_pb2.Cart, response: Response) -> Cart:
         version=cart.version,
         items=[_as_item(item) for item in cart.items],
         total_cents=cart.total_cents,
-        total_points=cart.total_points,
+        total_points=cart.total_points if all(item.price_points for item in cart.items) else None,
         currency=cart.currency,
     )
 

@@ -13,7 +13,7 @@ from gateway.backends import ORDERS_SECONDS
 from gateway.following import FOLLOW_SECONDS, After, Kind, LastEventId, events_of, last_seen
 from gateway.openapi import BODY, KEYED, PAGED, customer_problems
 from gateway.routing import CustomerRoute, backends_of, customer_of
-from gateway.schemas import ApiModel, Cursor, Limit, Line, OrderId, as_time
+from gateway.schemas import ApiModel, Cursor, Limit, Line, OrderId, StrictBody, as_time
 from protos.orders.v1 import orders_pb2
 from services.chassis.grpc_client import call, open_stream
 
@@ -41,11 +41,11 @@ _METHOD_NAMES: dict[int, PaymentMethod] = {number: name for name, number in METH
 _LOOK_AGAIN_SECONDS = "1"
 
 
-class Checkout(ApiModel):
-    """Without `items` the cart is bought."""
+class Checkout(StrictBody):
+    """Without `items` the cart is bought: null is refused, and so is what is not known."""
 
     payment_method: PaymentMethod
-    items: Annotated[list[Line] | None, Field(min_length=1, max_length=100)] = None
+    items: Annotated[list[Line], Field(default_factory=list, min_length=1, max_length=100)]
 
 
 class Placed(ApiModel):
@@ -136,8 +136,7 @@ async def checkout(request: Request, response: Response, body: Checkout) -> Plac
             request_hash=await idempotency.body_hash(request),
             payment_method=METHODS[body.payment_method],
             items=[
-                orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity)
-                for line in body.items or ()
+                orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity) for line in body.items
             ],
         ),
         timeout_seconds=ORDERS_SECONDS,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import (
@@ -44,6 +44,7 @@ GENESIS = bytes(32)
 _CHAIN_LOCK = 4_713
 # A page of the gateway's, and one more to see whether there is another.
 _MAX_ENTRIES = 101
+_LONGEST_SHOWN = 1000
 _LONGEST_FILTER = 255
 _LAST_SEQ = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -210,6 +211,16 @@ def as_message(service: str, entry: Entry) -> audit_pb2.AuditEntry:
         action=entry.action,
         subject=entry.subject,
         reason=entry.reason,
-        details=json.dumps(entry.details),
+        details=json.dumps(_shown(entry.details)),
         created_at=created_at,
     )
+
+
+def _shown(value: Any) -> Any:
+    """Details with their long texts cut (a product's description, say): a hundred entries have to fit into
+    one message. The log itself has them whole."""
+    if isinstance(value, str) and len(value) > _LONGEST_SHOWN:
+        return f"{value[:_LONGEST_SHOWN]}… ({len(value)} characters)"
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    return [_shown(each) for each in value] if isinstance(value, list) else value

@@ -1,14 +1,22 @@
-"""Keyset cursors: opaque to clients, the sort key of the last row to us."""
+"""Pages and their keyset cursors: opaque to clients, the sort key of the last row to us."""
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from uuid import UUID
+
+from google.protobuf.message import Message
 
 from services.chassis.errors import Invalid
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
+# gRPC takes no message of more than 4 MiB: a page of large rows ends early.
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+
+_Row = TypeVar("_Row")
+_Item = TypeVar("_Item", bound=Message)
 
 
 def page_size(limit: int) -> int:
@@ -18,6 +26,29 @@ def page_size(limit: int) -> int:
     if not 1 <= limit <= MAX_LIMIT:
         raise Invalid("INVALID_LIMIT", f"limit is 1 to {MAX_LIMIT}", limit=limit)
     return limit
+
+
+def page(
+    rows: Sequence[_Row],
+    *,
+    limit: int,
+    message: Callable[[_Row], _Item],
+    key: Callable[[_Row], tuple[object, ...]],
+    max_bytes: int = MAX_PAGE_BYTES,
+) -> tuple[list[_Item], str]:
+    """The messages of a page and the cursor of the next one, empty on the last. `rows` are one more than
+    `limit` when there are more; `key` is what `encode` takes of the last row. A row that is too large alone
+    is a page of its own."""
+    items: list[_Item] = []
+    size = 0
+    for row in rows[:limit]:
+        item = message(row)
+        size += item.ByteSize()
+        if items and size > max_bytes:
+            break
+        items.append(item)
+    has_more = len(items) < len(rows)
+    return items, encode(*key(rows[len(items) - 1])) if has_more else ""
 
 
 def encode(*key: object) -> str:

@@ -93,11 +93,10 @@ class WalletServicer(wallet_pb2_grpc.WalletServiceServicer):
             entries = await queries.list_entries(
                 connection, user_id=user_id, before_seq=before_seq, limit=limit + 1
             )
-        page = entries[:limit]
-        return wallet_pb2.ListTransactionsResponse(
-            items=[_transaction_message(entry) for entry in page],
-            next_cursor=cursor.encode(page[-1].seq) if len(entries) > limit else "",
+        items, following = cursor.page(
+            entries, limit=limit, message=_transaction_message, key=lambda entry: (entry.seq,)
         )
+        return wallet_pb2.ListTransactionsResponse(items=items, next_cursor=following)
 
     async def ReservePoints(
         self, request: wallet_pb2.ReservePointsRequest, _context: object

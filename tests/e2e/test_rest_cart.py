@@ -3,6 +3,9 @@
 from typing import Any
 from uuid import uuid4
 
+import psycopg
+
+from deploy.local.ephemeral import RunningStack
 from tests.e2e.rest_client import Customer
 
 
@@ -67,11 +70,8 @@ async def test_a_stale_change_is_refused_and_changes_nothing(customer: Customer)
 
 
 async def test_an_unknown_product_cannot_be_put_in(customer: Customer) -> None:
-    for answer in (
-        await customer.http.put(f"/api/cart/items/{uuid4()}", json={"quantity": 1}),
-        await customer.http.put("/api/cart", json={"items": [{"productId": str(uuid4()), "quantity": 1}]}),
-    ):
-        assert (answer.status_code, answer.json()["code"]) == (404, "product_not_found")
+    answer = await customer.http.put(f"/api/cart/items/{uuid4()}", json={"quantity": 1})
+    assert (answer.status_code, answer.json()["code"]) == (404, "product_not_found")
 
 
 async def test_lines_that_sum_up_to_too_many_pieces_are_refused(customer: Customer) -> None:
@@ -85,3 +85,44 @@ async def test_carts_are_private(customer: Customer, other: Customer) -> None:
     [product] = await some_products(customer, 1)
     await customer.http.put(f"/api/cart/items/{product['id']}", json={"quantity": 1})
     assert (await other.read("/api/cart"))["items"] == []
+
+
+async def test_an_empty_cart_has_the_shops_currency(customer: Customer) -> None:
+    """Intl.NumberFormat takes no empty one."""
+    [product] = await some_products(customer, 1)
+    assert (await customer.read("/api/cart"))["currency"] == product["currency"]
+
+
+async def test_a_cart_with_a_line_that_is_not_for_points_has_no_total_of_points(
+    stack: RunningStack, customer: Customer
+) -> None:
+    [product] = await some_products(customer, 1)
+    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
+        [(by_card,)] = connection.execute(
+            "WITH p AS (INSERT INTO products (title, type, price_cents, price_points, currency, asset_key)"
+            " VALUES ('For money', 'digital', 499, 0, 'usd', 'samples/01.png') RETURNING id)"
+            " INSERT INTO product_inventory (product_id) SELECT id FROM p RETURNING product_id"
+        ).fetchall()
+    await customer.http.put(f"/api/cart/items/{product['id']}", json={"quantity": 2})
+    cart = (await customer.http.put(f"/api/cart/items/{by_card}", json={"quantity": 1})).json()
+    assert (cart["totalPoints"], cart["totalCents"]) == (None, 2 * product["priceCents"] + 499)
+    await customer.http.delete(f"/api/cart/items/{by_card}")
+    assert (await customer.read("/api/cart"))["totalPoints"] == 2 * product["pricePoints"]
+
+
+async def test_merging_leaves_out_what_is_not_sold_any_more(stack: RunningStack, customer: Customer) -> None:
+    [product] = await some_products(customer, 1)
+    with psycopg.connect(stack.file.database_urls["orders"]) as connection:
+        [(retired,)] = connection.execute(
+            "INSERT INTO products (title, type, price_cents, price_points, currency, asset_key, active)"
+            " VALUES ('Retired', 'digital', 499, 50, 'usd', 'samples/01.png', false) RETURNING id"
+        ).fetchall()
+    unknown = str(uuid4())
+    wanted = [{"productId": each, "quantity": 1} for each in (str(retired), product["id"], unknown)]
+    merged = await customer.http.put("/api/cart", json={"items": wanted})
+    assert merged.status_code == 200
+    assert lines(merged.json()) == {product["id"]: 1}
+    assert {each["productId"]: each["code"] for each in merged.json()["leftOut"]} == {
+        str(retired): "product_inactive",
+        unknown: "product_not_found",
+    }

@@ -35,11 +35,9 @@ def refund(
 ) -> None:
     """Give back what an order cost, or some of its pieces; carried out in the background."""
     key = key or str(uuid4())
-    wanted = {
-        "items": [_item(text) for text in item or ()] or None,
-        "returnStock": return_stock,
-        "reason": reason,
-    }
+    wanted: JSON = {"returnStock": return_stock, "reason": reason}
+    if item:
+        wanted["items"] = [_item(text) for text in item]
     with gateway_of(data, stack) as gateway:
         try:
             asked = gateway.post(f"/api/admin/orders/{order}/refunds", wanted, key=key)

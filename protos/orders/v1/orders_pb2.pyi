@@ -22,6 +22,25 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LeftOutReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LeftOutReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeftOutReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEFT_OUT_REASON_UNSPECIFIED: _LeftOutReason.ValueType  # 0
+    LEFT_OUT_REASON_PRODUCT_NOT_FOUND: _LeftOutReason.ValueType  # 1
+    LEFT_OUT_REASON_PRODUCT_INACTIVE: _LeftOutReason.ValueType  # 2
+    """No longer sold."""
+
+class LeftOutReason(_LeftOutReason, metaclass=_LeftOutReasonEnumTypeWrapper): ...
+
+LEFT_OUT_REASON_UNSPECIFIED: LeftOutReason.ValueType  # 0
+LEFT_OUT_REASON_PRODUCT_NOT_FOUND: LeftOutReason.ValueType  # 1
+LEFT_OUT_REASON_PRODUCT_INACTIVE: LeftOutReason.ValueType  # 2
+"""No longer sold."""
+Global___LeftOutReason: _TypeAlias = LeftOutReason  # noqa: Y015
+
 class _PaymentMethod:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -485,20 +504,48 @@ class MergeCartResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CART_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def cart(self) -> Global___Cart: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOutLine]:
+        """Lines that were not merged; the others were."""
+
     def __init__(
         self,
         *,
         cart: Global___Cart | None = ...,
+        left_out: _abc.Iterable[Global___LeftOutLine] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cart", b"cart", "left_out", b"left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MergeCartResponse: _TypeAlias = MergeCartResponse  # noqa: Y015
+
+@_typing.final
+class LeftOutLine(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    reason: Global___LeftOutReason.ValueType
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        reason: Global___LeftOutReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOutLine: _TypeAlias = LeftOutLine  # noqa: Y015
 
 @_typing.final
 class SetCartItemRequest(_message.Message):

@@ -494,7 +494,8 @@ class CartServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MergeCart(self, request, context):
-        """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays.
+        """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays. What is not sold (any
+        more) is left out, and told.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -186,7 +186,9 @@ class CartServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CartServiceAsyncStub: ...
     GetCart: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetCartRequest, _orders_pb2.GetCartResponse]
     MergeCart: _grpc.UnaryUnaryMultiCallable[_orders_pb2.MergeCartRequest, _orders_pb2.MergeCartResponse]
-    """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays."""
+    """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays. What is not sold (any
+    more) is left out, and told.
+    """
     SetCartItem: _grpc.UnaryUnaryMultiCallable[_orders_pb2.SetCartItemRequest, _orders_pb2.SetCartItemResponse]
     RemoveCartItem: _grpc.UnaryUnaryMultiCallable[_orders_pb2.RemoveCartItemRequest, _orders_pb2.RemoveCartItemResponse]
     ClearCart: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ClearCartRequest, _orders_pb2.ClearCartResponse]
@@ -200,7 +202,9 @@ class CartServiceAsyncStub(CartServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCart: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetCartRequest, _orders_pb2.GetCartResponse]  # type: ignore[assignment]
     MergeCart: _aio.UnaryUnaryMultiCallable[_orders_pb2.MergeCartRequest, _orders_pb2.MergeCartResponse]  # type: ignore[assignment]
-    """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays."""
+    """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays. What is not sold (any
+    more) is left out, and told.
+    """
     SetCartItem: _aio.UnaryUnaryMultiCallable[_orders_pb2.SetCartItemRequest, _orders_pb2.SetCartItemResponse]  # type: ignore[assignment]
     RemoveCartItem: _aio.UnaryUnaryMultiCallable[_orders_pb2.RemoveCartItemRequest, _orders_pb2.RemoveCartItemResponse]  # type: ignore[assignment]
     ClearCart: _aio.UnaryUnaryMultiCallable[_orders_pb2.ClearCartRequest, _orders_pb2.ClearCartResponse]  # type: ignore[assignment]
@@ -223,7 +227,9 @@ class CartServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.MergeCartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.MergeCartResponse, _abc.Awaitable[_orders_pb2.MergeCartResponse]]:
-        """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays."""
+        """Adds a signed-out visitor's lines to the cart: per product the larger quantity stays. What is not sold (any
+        more) is left out, and told.
+        """
 
     @_abc_1.abstractmethod
     def SetCartItem(

@@ -1,6 +1,6 @@
 """CartService: the user's cart, one transaction a call, answered as it stands afterwards."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,11 @@ from services.orders import metrics, rules
 from services.orders.api.messages import as_cart
 from services.orders.commands import carts
 from services.orders.queries.carts import get_cart
+
+_LEFT_OUT: Mapping[str, "orders_pb2.LeftOutReason.ValueType"] = {
+    "PRODUCT_NOT_FOUND": orders_pb2.LEFT_OUT_REASON_PRODUCT_NOT_FOUND,
+    "PRODUCT_INACTIVE": orders_pb2.LEFT_OUT_REASON_PRODUCT_INACTIVE,
+}
 
 
 class CartService(orders_pb2_grpc.CartServiceServicer):
@@ -27,13 +32,23 @@ class CartService(orders_pb2_grpc.CartServiceServicer):
     async def MergeCart(self, request: orders_pb2.MergeCartRequest, _: Any) -> orders_pb2.MergeCartResponse:
         lines = [(as_uuid(item.product_id, field="product_id"), item.quantity) for item in request.items]
         quantities = rules.sum_quantities(lines)
-        cart = await self._change(
-            request,
-            lambda connection, user_id, expected: carts.merge_cart(
-                connection, user_id=user_id, quantities=quantities, expected_version=expected
-            ),
+        left_out: dict[UUID, str] = {}
+
+        async def merge(connection: AsyncConnection, user_id: UUID, expected: int | None) -> None:
+            left_out.update(
+                await carts.merge_cart(
+                    connection, user_id=user_id, quantities=quantities, expected_version=expected
+                )
+            )
+
+        cart = await self._change(request, merge)
+        return orders_pb2.MergeCartResponse(
+            cart=cart,
+            left_out=[
+                orders_pb2.LeftOutLine(product_id=str(product_id), reason=_LEFT_OUT[reason])
+                for product_id, reason in left_out.items()
+            ],
         )
-        return orders_pb2.MergeCartResponse(cart=cart)
 
     async def SetCartItem(
         self, request: orders_pb2.SetCartItemRequest, _: Any

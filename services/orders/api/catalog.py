@@ -50,11 +50,10 @@ class CatalogService(orders_pb2_grpc.CatalogServiceServicer):
             found = await catalog.list_products(
                 connection, limit=limit + 1, after=after, search=search, type=product_type
             )
-        page = found[:limit]
-        return orders_pb2.ListProductsResponse(
-            items=[as_product(product) for product in page],
-            next_cursor=cursor.encode(page[-1].id) if len(found) > limit else "",
+        items, following = cursor.page(
+            found, limit=limit, message=as_product, key=lambda product: (product.id,)
         )
+        return orders_pb2.ListProductsResponse(items=items, next_cursor=following)
 
     async def _on_sale(self, product_ids: Collection[UUID]) -> list[orders_pb2.Product]:
         async with self._database.anyone() as connection:

@@ -47,11 +47,10 @@ class CatalogOperatorService(orders_pb2_grpc.CatalogOperatorServiceServicer):
         search = as_text(request.search, field="search", longest=LONGEST_SEARCH, shortest=0)
         async with self._database.worker() as connection:
             found = await catalog.list_all_products(connection, limit=limit + 1, after=after, search=search)
-        page = found[:limit]
-        return pb.ListAllProductsResponse(
-            items=[as_stocked_product(product) for product in page],
-            next_cursor=cursor.encode(page[-1].id) if len(found) > limit else "",
+        items, following = cursor.page(
+            found, limit=limit, message=as_stocked_product, key=lambda product: (product.id,)
         )
+        return pb.ListAllProductsResponse(items=items, next_cursor=following)
 
     async def InspectProduct(self, request: pb.InspectProductRequest, _: Any) -> pb.InspectProductResponse:
         product = await self._product(as_uuid(request.product_id, field="product_id"))
@@ -102,12 +101,13 @@ class CatalogOperatorService(orders_pb2_grpc.CatalogOperatorServiceServicer):
         product = await self._product(as_uuid(request.product_id, field="product_id"))
         async with self._database.worker() as connection:
             found = await list_movements(connection, product.id, limit=limit + 1, before=before)
-        page = found[:limit]
-        last = (page[-1].created_at.isoformat(), page[-1].id) if len(found) > limit else None
-        return pb.ListStockMovementsResponse(
-            items=[as_stock_movement(movement) for movement in page],
-            next_cursor=cursor.encode(*last) if last else "",
+        items, following = cursor.page(
+            found,
+            limit=limit,
+            message=as_stock_movement,
+            key=lambda movement: (movement.created_at.isoformat(), movement.id),
         )
+        return pb.ListStockMovementsResponse(items=items, next_cursor=following)
 
     async def _changed(self) -> None:
         """Whoever has the answer sees the change; the event is for what may come between."""

@@ -25,11 +25,8 @@ async def list_debts(database: Database, request: pb.ListDebtsRequest) -> pb.Lis
     limit, after = cursor.page_size(request.limit), cursor.decode_id(request.cursor)
     async with database.worker() as connection:
         found = await refunds.list_debts(connection, limit=limit + 1, after=after)
-    page = found[:limit]
-    return pb.ListDebtsResponse(
-        items=[_as_debt(debt) for debt in page],
-        next_cursor=cursor.encode(page[-1].order_id) if len(found) > limit else "",
-    )
+    items, following = cursor.page(found, limit=limit, message=_as_debt, key=lambda debt: (debt.order_id,))
+    return pb.ListDebtsResponse(items=items, next_cursor=following)
 
 
 async def decide_debt(

@@ -6,7 +6,7 @@ from protos.orders.v1 import orders_pb2
 from services.orders.queries.carts import Cart
 from services.orders.queries.catalog import Product
 from services.orders.queries.orders import Order
-from services.orders.rules import Method, Status
+from services.orders.rules import SHOP_CURRENCY, Method, Status
 
 _STATUSES = {
     Status.PENDING: orders_pb2.ORDER_STATUS_PENDING,
@@ -54,7 +54,7 @@ def as_cart(cart: Cart) -> orders_pb2.Cart:
         ],
         total_cents=sum(item.price_cents * item.quantity for item in cart.items),
         total_points=sum(item.price_points * item.quantity for item in cart.items) if for_points else 0,
-        currency=cart.items[0].currency if cart.items else "",
+        currency=cart.items[0].currency if cart.items else SHOP_CURRENCY,
     )
 
 

@@ -125,11 +125,10 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
                 limit=limit + 1,
                 after=_after(request.cursor),
             )
-        page = found[:limit]
-        return pb.ListMailsResponse(
-            items=[as_mail(mail) for mail in page],
-            next_cursor=cursor.encode(page[-1].order_id, page[-1].kind) if len(found) > limit else "",
+        items, following = cursor.page(
+            found, limit=limit, message=as_mail, key=lambda mail: (mail.order_id, mail.kind)
         )
+        return pb.ListMailsResponse(items=items, next_cursor=following)
 
     async def ResolveMail(self, request: pb.ResolveMailRequest, _: Any) -> pb.ResolveMailResponse:
         actor, reason = _who_and_why(request.actor, request.reason)
@@ -179,11 +178,10 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
                 limit=limit + 1,
                 after=_after(request.cursor),
             )
-        page = found[:limit]
-        return pb.ListSagasResponse(
-            items=[self._saga(run) for run in page],
-            next_cursor=cursor.encode(page[-1].order_id, page[-1].saga) if len(found) > limit else "",
+        items, following = cursor.page(
+            found, limit=limit, message=self._saga, key=lambda run: (run.order_id, run.saga)
         )
+        return pb.ListSagasResponse(items=items, next_cursor=following)
 
     async def RetrySaga(self, request: pb.RetrySagaRequest, _: Any) -> pb.RetrySagaResponse:
         decision = _decision(request)

@@ -82,11 +82,8 @@ class OrdersService(orders_pb2_grpc.OrdersServiceServicer):
         limit, before = cursor.page_size(request.limit), cursor.decode_id(request.cursor)
         async with self._database.customer(user_id) as connection:
             found = await orders.list_orders(connection, user_id=user_id, limit=limit + 1, before=before)
-        page = found[:limit]
-        return orders_pb2.ListOrdersResponse(
-            items=[as_order(order) for order in page],
-            next_cursor=cursor.encode(page[-1].id) if len(found) > limit else "",
-        )
+        items, after = cursor.page(found, limit=limit, message=as_order, key=lambda order: (order.id,))
+        return orders_pb2.ListOrdersResponse(items=items, next_cursor=after)
 
     async def CancelOrder(
         self, request: orders_pb2.CancelOrderRequest, _: Any

@@ -8,6 +8,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis.errors import NotFound, Rejected
 from services.orders import errors
 from services.orders.models import cart_items, carts, products
 from services.orders.rules import MAX_LINES
@@ -19,13 +20,18 @@ async def merge_cart(
     user_id: UUID,
     quantities: Mapping[UUID, int],
     expected_version: int | None,
-) -> None:
+) -> Mapping[UUID, str]:
     """Adds a signed-out visitor's lines; of a product in both, the larger quantity stays, and the price last
-    seen."""
+    seen. A product that is not sold (any more) is in no other's way: returns why each such was left out."""
+    left_out: dict[UUID, str] = {}
     await _lock_cart(connection, user_id, expected_version)
     for product_id, quantity in sorted(quantities.items()):
-        await _put(connection, user_id, product_id, quantity, keep_larger=True)
+        try:
+            await _put(connection, user_id, product_id, quantity, keep_larger=True)
+        except (NotFound, Rejected) as error:
+            left_out[product_id] = error.reason
     await _check_size(connection, user_id)
+    return left_out
 
 
 async def set_cart_item(

@@ -12,6 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.orders.models import orders, refund_items, refunds
 from services.orders.refund_rules import RefundLine, RefundStatus
 
+# A hundred lines each, they have to fit into one message.
+_MOST_SHOWN = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Refund:
@@ -84,11 +87,14 @@ async def next_requested(connection: AsyncConnection, order_id: UUID) -> Refund 
 
 
 async def list_refunds(connection: AsyncConnection, order_id: UUID) -> Sequence[Refund]:
-    """The order's refunds, the oldest first."""
+    """The order's refunds, the oldest first; the newest of very many."""
     query = (
-        select(*_COLUMNS).where(refunds.c.order_id == order_id).order_by(refunds.c.created_at, refunds.c.id)
+        select(*_COLUMNS)
+        .where(refunds.c.order_id == order_id)
+        .order_by(refunds.c.created_at.desc(), refunds.c.id.desc())
+        .limit(_MOST_SHOWN)
     )
-    return await _with_lines(connection, (await connection.execute(query)).all())
+    return (await _with_lines(connection, (await connection.execute(query)).all()))[::-1]
 
 
 async def _with_lines(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Refund]:

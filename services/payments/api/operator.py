@@ -75,10 +75,10 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         before = cursor.decode_text(request.cursor)
         async with self._database.worker() as connection:
             found = await listings.list_events(connection, wanted, limit=limit + 1, before=before)
-        return pb.ListStripeEventsResponse(
-            items=[event_message(event) for event in found[:limit]],
-            next_cursor=cursor.encode(found[limit - 1].id) if len(found) > limit else "",
+        items, following = cursor.page(
+            found, limit=limit, message=event_message, key=lambda event: (event.id,)
         )
+        return pb.ListStripeEventsResponse(items=items, next_cursor=following)
 
     async def GetStripeEvent(
         self, request: pb.GetStripeEventRequest, _context: object
@@ -141,10 +141,10 @@ class PaymentsOperatorServicer(payments_pb2_grpc.PaymentsOperatorServiceServicer
         status = name_of(request.status, QUARANTINE_STATUSES)
         async with self._database.worker() as connection:
             found = await listings.list_parked(connection, status=status, limit=limit + 1, before=before)
-        return pb.ListQuarantineResponse(
-            items=[parked_message(parked) for parked in found[:limit]],
-            next_cursor=cursor.encode(found[limit - 1].id) if len(found) > limit else "",
+        items, following = cursor.page(
+            found, limit=limit, message=parked_message, key=lambda parked: (parked.id,)
         )
+        return pb.ListQuarantineResponse(items=items, next_cursor=following)
 
     async def ResolveQuarantine(
         self, request: pb.ResolveQuarantineRequest, _context: object

@@ -269,10 +269,10 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         limit, before = cursor.page_size(request.limit), cursor.decode_id(request.cursor)
         async with self._database.customer(user_id) as connection:
             found = await listings.list_subscriptions(connection, limit=limit + 1, before=before)
-        return pb.ListSubscriptionsResponse(
-            items=[subscription_message(subscription) for subscription in found[:limit]],
-            next_cursor=cursor.encode(found[limit - 1].id) if len(found) > limit else "",
+        items, following = cursor.page(
+            found, limit=limit, message=subscription_message, key=lambda subscription: (subscription.id,)
         )
+        return pb.ListSubscriptionsResponse(items=items, next_cursor=following)
 
     async def GetSubscription(
         self, request: pb.GetSubscriptionRequest, _context: object

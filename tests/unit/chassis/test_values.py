@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from cryptography.exceptions import InvalidTag
+from google.protobuf.wrappers_pb2 import StringValue
 from pydantic import SecretStr
 
 from services.chassis import cursor, idempotency
@@ -42,6 +43,29 @@ def test_a_cursor_comes_back_as_it_went() -> None:
     assert cursor.decode_int(cursor.encode(7)) == 7
     assert cursor.decode_ints(cursor.encode(7, 0, 2**63 - 1), count=3) == (7, 0, 2**63 - 1)
     assert cursor.decode_ints("", count=3) is None
+
+
+def test_a_page_ends_where_it_would_be_too_large() -> None:
+    rows = ["x" * size for size in (10, 10, 10_000, 10, 10)]
+
+    def pages(limit: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        first = 0
+        while first < len(rows):
+            items, following = cursor.page(
+                rows[first : first + limit + 1],
+                limit=limit,
+                message=lambda text: StringValue(value=text),
+                key=lambda text: (len(text),),
+                max_bytes=1000,
+            )
+            found.append([len(item.value) for item in items])
+            first += len(items)
+            assert bool(following) == (first < len(rows))
+        return found
+
+    assert pages(100) == [[10, 10], [10_000], [10, 10]]
+    assert pages(1) == [[10], [10], [10_000], [10], [10]]
 
 
 @pytest.mark.parametrize("given", ["x", "====", "Zm9v", "é", base64.b64encode(b"\xff" * 9).decode()])

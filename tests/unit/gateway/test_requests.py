@@ -47,6 +47,10 @@ async def test_what_is_not_json_is_a_400(
         ('{"paymentMethod":"gold"}', "paymentMethod"),
         ('{"paymentMethod":null}', "paymentMethod"),
         ('{"paymentMethod":"points","items":[]}', "items"),
+        # Each would buy the whole cart otherwise.
+        ('{"paymentMethod":"points","items":null}', "items"),
+        ('{"paymentMethod":"points","item":[]}', "item"),
+        ('{"paymentMethod":"points","Items":[]}', "Items"),
         ('{"paymentMethod":"points","items":{}}', "items"),
         ('{"paymentMethod":"points","items":[{"productId":"%s"}]}', "items.0.quantity"),
         ('{"paymentMethod":"points","items":[{"productId":"7","quantity":1}]}', "items.0.productId"),
@@ -66,6 +70,36 @@ async def test_a_checkout_that_is_not_valid_names_the_field(
 ) -> None:
     content = body.replace("%s", PRODUCT)
     answer = await client.post("/api/checkout", content=content, headers=signed_in | JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        # Each would give back or replay everything otherwise, or change nothing.
+        (f"orders/{PRODUCT}/refunds", {"item": [], "reason": "x"}, "item"),
+        (f"orders/{PRODUCT}/refunds", {"items": None, "reason": "x"}, "items"),
+        (
+            "stripe/events/replay",
+            {"type": "x.*", "sinse": "2026-01-01T00:00:00Z", "reason": "x"},
+            "sinse",
+        ),
+        *(
+            ("stripe/events/replay", {"since": since, "reason": "x"}, "since")
+            for since in (0, 0.0, "0", "1767225600", 1767225600, True, "1970-01-01T00:00:00Z", "2026-01-01")
+        ),
+        ("reconciliations", {"since": 0}, "since"),
+        ("products", {"title": "x", "priceCents": 5, "assetKey": "x", "stok": 3}, "stok"),
+        (f"products/{PRODUCT}/stock", {"delta": 1, "reason": "received", "nte": "x"}, "nte"),
+        ("points/adjustments", {"userId": PRODUCT, "points": 1, "reason": "x", "pionts": 5}, "pionts"),
+    ],
+)
+async def test_what_an_operator_misspells_is_not_taken_for_everything(
+    client: httpx.AsyncClient, make_token: TokenMaker, path: str, body: dict[str, object], field: str
+) -> None:
+    headers = {"Authorization": f"Bearer {make_token(app_metadata={'role': 'operator'})}"}
+    answer = await client.post(f"/api/admin/{path}", content=json.dumps(body), headers=headers | JSON)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 

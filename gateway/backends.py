@@ -1,4 +1,4 @@
-"""The services behind the gateway: three gRPC channels and payments' webhook port."""
+"""The services behind the gateway: three gRPC channels."""
 
 import asyncio
 import time
@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
-import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
@@ -24,7 +23,7 @@ ORDERS_SECONDS = 6.5
 ANALYTICS_SECONDS = 7.0
 _HEALTH_SECONDS = 1.0
 _HEALTH_KEPT_SECONDS = 1.0
-_WEBHOOK_SECONDS = 5.0
+WEBHOOK_SECONDS = 5.0
 
 
 class Backends:
@@ -36,8 +35,6 @@ class Backends:
         wallet: grpc.aio.Channel,
         orders: grpc.aio.Channel,
         payments: grpc.aio.Channel,
-        webhooks: httpx.AsyncClient,
-        webhook_url: str,
     ) -> None:
         self.wallet = wallet_pb2_grpc.WalletServiceStub(wallet)
         self.catalog = orders_pb2_grpc.CatalogServiceStub(orders)
@@ -47,15 +44,9 @@ class Backends:
         self.orders_operator = orders_pb2_grpc.OrdersOperatorServiceStub(orders)
         self.payments = payments_pb2_grpc.PaymentsServiceStub(payments)
         self.payments_operator = payments_pb2_grpc.PaymentsOperatorServiceStub(payments)
-        self._webhooks = webhooks
-        self._webhook_url = webhook_url
         self._channels = {"wallet": wallet, "orders": orders, "payments": payments}
         self._asked: asyncio.Task[list[str]] | None = None
         self._asked_at = -_HEALTH_KEPT_SECONDS
-
-    async def relay_webhook(self, body: bytes, headers: list[tuple[bytes, bytes]]) -> httpx.Response:
-        """payments' answer to a webhook; httpx.TransportError when it is away."""
-        return await self._webhooks.post(self._webhook_url, content=body, headers=headers)
 
     async def unavailable(self) -> list[str]:
         """The services that do not say SERVING, asked at most once a second, whoever wants to know."""
@@ -80,20 +71,10 @@ async def connect(settings: GatewaySettings) -> AsyncIterator[Backends]:
             await stack.enter_async_context(grpc_client.channel(target, settings.transport))
             for target in (settings.wallet_target, settings.orders_target, settings.payments_target)
         ]
-        # No proxy of the environment, no redirects: the bytes go where we were told.
-        webhooks = await stack.enter_async_context(
-            httpx.AsyncClient(
-                timeout=_WEBHOOK_SECONDS,
-                trust_env=False,
-                limits=httpx.Limits(max_connections=settings.max_running_webhooks),
-            )
-        )
         yield Backends(
             wallet=wallet,
             orders=orders,
             payments=payments,
-            webhooks=webhooks,
-            webhook_url=settings.payments_webhook_url,
         )
 
 

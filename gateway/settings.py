@@ -23,8 +23,6 @@ class GatewaySettings(GrpcSettings, HttpSettings):
     wallet_target: str
     orders_target: str
     payments_target: str
-    # payments' own webhook port, the full URL.
-    payments_webhook_url: WebUrl
     # What proves tokens, one of the two or, while the provider moves, both. Its HS256 secret, whose UTF-8
     # bytes are the key;
     auth_jwt_secret: SecretStr | None = None
@@ -64,8 +62,7 @@ class GatewaySettings(GrpcSettings, HttpSettings):
     # How long a body may take.
     body_seconds: float = Field(default=10.0, gt=0)
     # Webhooks have a lane of their own: a burst from Stripe never locks customers out.
-    # Few relays at once: payments stores about as many, and httpx looks at every connection of its pool
-    # for each request (measured: 2.3 ms of CPU a webhook with 8, 3.8 ms with 64).
+    # Few relays at once: payments stores about as many.
     max_running_webhooks: int = Field(default=8, ge=1)
     max_waiting_webhooks: int = Field(default=1_000, ge=0)
     max_webhooks_per_source: int = Field(default=1_000, ge=1)

@@ -221,7 +221,6 @@ def _gateway(plan: Plan) -> Part:
             "WALLET_TARGET": plan.address("wallet"),
             "ORDERS_TARGET": plan.address("orders"),
             "PAYMENTS_TARGET": plan.address("payments"),
-            "PAYMENTS_WEBHOOK_URL": plan.webhook_url,
             "AUTH_JWT_SECRET": plan.secrets.auth_jwt_secret,
             "SHOP_URL": plan.url("gateway"),
             "VALKEY_URL": plan.valkey_url,

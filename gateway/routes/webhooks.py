@@ -1,21 +1,17 @@
 """Stripe's webhooks on the shop's own origin, handed to payments byte for byte."""
 
-import httpx
 from fastapi import APIRouter, Request, Response
 
 from gateway.admission import ADDRESS_IN_SCOPE
+from gateway.backends import WEBHOOK_SECONDS
 from gateway.lanes import WEBHOOK_PATH
 from gateway.openapi import public_problems
-from gateway.problems import ProblemError
 from gateway.routing import PublicRoute, backends_of
-from services.chassis import logs
-
-log = logs.get(__name__)
+from protos.payments.v1 import payments_pb2
+from services.chassis.client_address import source_of
+from services.chassis.grpc_client import call
 
 router = APIRouter(route_class=PublicRoute, tags=["webhooks"])
-
-_RELAYED = (b"stripe-signature", b"content-type")
-_RETURNED = ("content-type", "retry-after")
 
 
 @router.post(
@@ -38,14 +34,15 @@ _RETURNED = ("content-type", "retry-after")
 )
 async def receive_stripe_webhook(request: Request) -> Response:
     """Relays the raw body and its signature; payments verifies and answers."""
-    body = await request.body()
-    headers = [(name, value) for name, value in request.headers.raw if name in _RELAYED]
-    # payments counts by source, too, where it trusts us with it.
-    headers.append((b"x-forwarded-for", request.scope[ADDRESS_IN_SCOPE].encode()))
-    try:
-        answer = await backends_of(request).relay_webhook(body, headers)
-    except httpx.TransportError as error:
-        log.warning("webhook.not_relayed", error=repr(error))
-        raise ProblemError("service_unavailable") from error
-    returned = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
-    return Response(answer.content, answer.status_code, returned)
+    answer = await call(
+        backends_of(request).payments.ReceiveWebhook,
+        payments_pb2.ReceiveWebhookRequest(
+            payload=await request.body(),
+            signature=request.headers.get("stripe-signature", ""),
+            source=source_of(request.scope[ADDRESS_IN_SCOPE]),
+        ),
+        timeout_seconds=WEBHOOK_SECONDS,
+    )
+    retry = {"Retry-After": str(answer.retry_after_seconds)} if answer.retry_after_seconds else {}
+    headers = {"Content-Type": answer.content_type, **retry}
+    return Response(answer.body, answer.status, headers)

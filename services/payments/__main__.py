@@ -148,6 +148,7 @@ async def serve(settings: Settings) -> None:
             closer=closer,
             refunder=refunder,
             watchers=watchers,
+            door=door,
         ),
         payments_pb2_grpc.add_PaymentsServiceServicer_to_server,
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"],

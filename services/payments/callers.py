@@ -22,6 +22,7 @@ CALLERS: Callers = {
         "CancelSubscription": _FOR_CUSTOMERS,
         "CreateRefund": _FOR_SAGAS,
         "GetRefund": _FOR_SAGAS,
+        "ReceiveWebhook": _FOR_CUSTOMERS,
     },
     "aishop.payments.v1.PaymentsOperatorService": {
         "ListStripeEvents": _FOR_OPERATORS,

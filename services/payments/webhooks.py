@@ -228,6 +228,11 @@ def problem(status: int, code: str, error: str, *, retry_after_seconds: int = 1)
     )
 
 
+def _too_large() -> Response:
+    metrics.count_webhook("malformed")
+    return problem(413, "body_too_large", "The body is too large")
+
+
 async def health(_: Request) -> Response:
     """GET /healthz"""
     return JSONResponse({"status": "ok"})
@@ -261,6 +266,15 @@ class Door:
                 return refusal
             return await self._read(request, source)
 
+    async def relayed(self, body: bytes, signature: str, source: str) -> Response:
+        """What came to the gateway, which says from where: each source has its own bounds here, too."""
+        with self._at_once.one(source) as is_allowed:
+            if refusal := self._refusal(source, is_allowed=is_allowed):
+                return refusal
+            if len(body) > MAX_BODY_BYTES:
+                return _too_large()
+            return await self._receiver.receive(body, signature or None)
+
     def _refusal(self, source: str, *, is_allowed: bool) -> Response | None:
         """Before anything of the body is read."""
         wait_seconds = self._buckets.take([Try(source, self._rate)]) if self._rate else 0.0
@@ -277,8 +291,7 @@ class Door:
             async with self._bodies.reading(request.scope, request.receive, source) as body:
                 return await self._receiver.receive(body, request.headers.get("stripe-signature"))
         except BodyTooLarge:
-            metrics.count_webhook("malformed")
-            return problem(413, "body_too_large", "The body is too large")
+            return _too_large()
         except BodyTooSlow:
             metrics.count_webhook("incomplete")
             return problem(408, "request_timeout", "The body took too long")

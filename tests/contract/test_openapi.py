@@ -141,7 +141,6 @@ async def document() -> AsyncIterator[dict[str, Any]]:
         wallet_target=nowhere,
         orders_target=nowhere,
         payments_target=nowhere,
-        payments_webhook_url=f"http://{nowhere}",
         auth_jwt_secret="a secret of the contract tests, long enough",
     )
     async with connect(settings) as backends:

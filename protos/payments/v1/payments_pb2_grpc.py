@@ -101,6 +101,11 @@ class PaymentsServiceStub:
                 request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundRequest.SerializeToString,
                 response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundResponse.FromString,
                 _registered_method=True)
+        self.ReceiveWebhook = channel.unary_unary(
+                '/aishop.payments.v1.PaymentsService/ReceiveWebhook',
+                request_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReceiveWebhookRequest.SerializeToString,
+                response_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReceiveWebhookResponse.FromString,
+                _registered_method=True)
 
 
 class PaymentsServiceServicer:
@@ -208,6 +213,14 @@ class PaymentsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReceiveWebhook(self, request, context):
+        """A webhook that came to the gateway, byte for byte: verified, kept and answered as at the webhook port. Idempotent
+        by the event's id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PaymentsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -275,6 +288,11 @@ def add_PaymentsServiceServicer_to_server(servicer, server):
                     servicer.GetRefund,
                     request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundRequest.FromString,
                     response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundResponse.SerializeToString,
+            ),
+            'ReceiveWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReceiveWebhook,
+                    request_deserializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReceiveWebhookRequest.FromString,
+                    response_serializer=protos_dot_payments_dot_v1_dot_payments__pb2.ReceiveWebhookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -630,6 +648,33 @@ class PaymentsService:
             '/aishop.payments.v1.PaymentsService/GetRefund',
             protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundRequest.SerializeToString,
             protos_dot_payments_dot_v1_dot_payments__pb2.GetRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReceiveWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.payments.v1.PaymentsService/ReceiveWebhook',
+            protos_dot_payments_dot_v1_dot_payments__pb2.ReceiveWebhookRequest.SerializeToString,
+            protos_dot_payments_dot_v1_dot_payments__pb2.ReceiveWebhookResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,10 @@ class PaymentsServiceStub:
     """
     GetRefund: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetRefundRequest, _payments_pb2.GetRefundResponse]
     """One refund, by the id it was asked for under."""
+    ReceiveWebhook: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReceiveWebhookRequest, _payments_pb2.ReceiveWebhookResponse]
+    """A webhook that came to the gateway, byte for byte: verified, kept and answered as at the webhook port. Idempotent
+    by the event's id.
+    """
 
 @_typing.type_check_only
 class PaymentsServiceAsyncStub(PaymentsServiceStub):
@@ -125,6 +129,10 @@ class PaymentsServiceAsyncStub(PaymentsServiceStub):
     """
     GetRefund: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetRefundRequest, _payments_pb2.GetRefundResponse]  # type: ignore[assignment]
     """One refund, by the id it was asked for under."""
+    ReceiveWebhook: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReceiveWebhookRequest, _payments_pb2.ReceiveWebhookResponse]  # type: ignore[assignment]
+    """A webhook that came to the gateway, byte for byte: verified, kept and answered as at the webhook port. Idempotent
+    by the event's id.
+    """
 
 class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Points packages, plans, Stripe Checkout, subscriptions and refunds. Amounts are minor units of the shop's
@@ -249,6 +257,16 @@ class PaymentsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.GetRefundResponse, _abc.Awaitable[_payments_pb2.GetRefundResponse]]:
         """One refund, by the id it was asked for under."""
+
+    @_abc_1.abstractmethod
+    def ReceiveWebhook(
+        self,
+        request: _payments_pb2.ReceiveWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ReceiveWebhookResponse, _abc.Awaitable[_payments_pb2.ReceiveWebhookResponse]]:
+        """A webhook that came to the gateway, byte for byte: verified, kept and answered as at the webhook port. Idempotent
+        by the event's id.
+        """
 
 def add_PaymentsServiceServicer_to_server(servicer: PaymentsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

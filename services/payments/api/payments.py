@@ -39,6 +39,7 @@ from services.payments.commands.refunds import Wanted
 from services.payments.opening import Opener, request_deadline, seal_request
 from services.payments.refunding import Refunder
 from services.payments.rules import Checkout, Line, Package, Status
+from services.payments.webhooks import Door
 
 POINTS_ROUTE = "checkout/points"
 SUBSCRIPTION_ROUTE = "subscriptions"
@@ -68,7 +69,9 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         closer: Closer,
         refunder: Refunder,
         watchers: Watchers,
+        door: Door,
     ) -> None:
+        self._door = door
         self._refunder = refunder
         self._watchers = watchers
         self._database = database
@@ -314,6 +317,17 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         if refund is None:
             raise errors.refund_not_found()
         return pb.GetRefundResponse(refund=refund_message(refund))
+
+    async def ReceiveWebhook(
+        self, request: pb.ReceiveWebhookRequest, _context: object
+    ) -> pb.ReceiveWebhookResponse:
+        answer = await self._door.relayed(request.payload, request.signature, request.source)
+        return pb.ReceiveWebhookResponse(
+            status=answer.status_code,
+            content_type=answer.headers["content-type"],
+            body=bytes(answer.body),
+            retry_after_seconds=int(answer.headers.get("retry-after", 0)),
+        )
 
 
 _Sell = Callable[[AsyncConnection], Awaitable[Sale | DomainError]]

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import grpc
 import httpx
 import pytest
 
+from protos.payments.v1 import payments_pb2 as pb
+from protos.payments.v1 import payments_pb2_grpc
 from tests.support.plain_http import NO_TLS
 
 ROOT = Path(__file__).parents[3]
@@ -28,42 +30,37 @@ def free_port() -> int:
         return port
 
 
-@dataclass
-class Peer:
-    """Takes whole HTTP requests and keeps their bytes; answers when `release` is set."""
+class Peer(payments_pb2_grpc.PaymentsServiceServicer):
+    """Takes webhooks as payments does, and keeps them; answers when `release` is set."""
 
-    port: int = field(default_factory=free_port)
-    answer: bytes = (
-        b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n{"received":true}'
-    )
-    requests: list[bytes] = field(default_factory=list)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    release: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self) -> None:
+        self.target = ""
+        self.answer = pb.ReceiveWebhookResponse(
+            status=200, content_type="application/json", body=b'{"received":true}'
+        )
+        self.requests: list[pb.ReceiveWebhookRequest] = []
+        self.arrived = asyncio.Event()
+        self.release = asyncio.Event()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    int(line.split(b":")[1])
-                    for line in head.lower().split(b"\r\n")
-                    if line.startswith(b"content-length:")
-                )
-                self.requests.append(head + await reader.readexactly(length))
-                self.arrived.set()
-                await self.release.wait()
-                writer.write(self.answer)
-                await writer.drain()
-        writer.close()
+    async def ReceiveWebhook(
+        self, request: pb.ReceiveWebhookRequest, _context: object
+    ) -> pb.ReceiveWebhookResponse:
+        self.requests.append(request)
+        self.arrived.set()
+        await self.release.wait()
+        return self.answer
 
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
-    served = Peer()
-    server = await asyncio.start_server(served.serve, "127.0.0.1", served.port)
+    served = Peer()  # type: ignore[abstract]
+    server = grpc.aio.server()
+    payments_pb2_grpc.add_PaymentsServiceServicer_to_server(served, server)
+    served.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
     yield served
     served.release.set()
-    server.close()
+    await server.stop(None)
 
 
 class _Mute(grpc.GenericRpcHandler):
@@ -152,7 +149,6 @@ async def _spawn(log: Path, environment: dict[str, str]) -> Gateway:
         "WALLET_TARGET": nowhere,
         "ORDERS_TARGET": nowhere,
         "PAYMENTS_TARGET": nowhere,
-        "PAYMENTS_WEBHOOK_URL": f"http://{nowhere}/api/webhooks/stripe",
         "AUTH_JWT_SECRET": SECRET,
     }
     with log.open("wb") as stream:

@@ -10,6 +10,8 @@ import httpx
 import jwt
 import pytest
 
+from protos.payments.v1 import payments_pb2 as pb
+
 SECRET = "a secret of the integration tests, long enough"
 SIGNATURE = "t=1700000000,v1=5257a869e7ecebeda32affa62cdca3fa51cad7e77a0e56ff536d0ce8e108d8bd"
 
@@ -25,10 +27,6 @@ class Running(Protocol):
 Starter = Callable[..., Awaitable[Running]]
 
 
-def webhook_url(peer: Any) -> str:
-    return f"http://127.0.0.1:{peer.port}/api/webhooks/stripe"
-
-
 def token() -> dict[str, str]:
     claims = {"sub": str(uuid4()), "aud": "authenticated", "exp": int(time.time()) + 60}
     return {"Authorization": f"Bearer {jwt.encode(claims, SECRET)}"}
@@ -38,31 +36,44 @@ def token() -> dict[str, str]:
     "body", [b'{"id": "evt_1",\n  "x": 1.50}', b"\xff\x00 not json", b" " * 512 * 1024], ids=len
 )
 async def test_a_webhook_arrives_byte_for_byte(start_gateway: Starter, peer: Any, body: bytes) -> None:
-    gateway = await start_gateway(PAYMENTS_WEBHOOK_URL=webhook_url(peer))
+    gateway = await start_gateway(PAYMENTS_TARGET=peer.target)
     peer.release.set()
     answer = await gateway.http.post(
         "/api/webhooks/stripe", content=body, headers={"Stripe-Signature": SIGNATURE, "Content-Type": "a/b"}
     )
     assert (answer.status_code, answer.content) == (200, b'{"received":true}')
-    head, _, received = peer.requests[0].partition(b"\r\n\r\n")
-    assert received == body
-    assert head.startswith(b"POST /api/webhooks/stripe HTTP/1.1\r\n")
-    assert f"stripe-signature: {SIGNATURE}".encode() in head.lower()
-    assert b"content-type: a/b" in head.lower()
+    [request] = peer.requests
+    assert (request.payload, request.signature) == (body, SIGNATURE)
+
+
+async def test_a_webhook_arrives_with_its_source_whatever_a_stranger_claims(
+    start_gateway: Starter, peer: Any
+) -> None:
+    peer.release.set()
+    gateway = await start_gateway(PAYMENTS_TARGET=peer.target)
+    for claim in ("198.51.100.1", "198.51.100.1, 127.0.0.1"):
+        headers = {"X-Forwarded-For": claim}
+        assert (await gateway.http.post("/api/webhooks/stripe", content=b"{}", headers=headers)).is_success
+    behind = await start_gateway(PAYMENTS_TARGET=peer.target, TRUSTED_PROXIES="127.0.0.1")
+    headers = {"X-Forwarded-For": "203.0.113.7:51234"}
+    assert (await behind.http.post("/api/webhooks/stripe", content=b"{}", headers=headers)).is_success
+    assert [request.source for request in peer.requests] == ["127.0.0.1"] * 2 + ["203.0.113.7"]
 
 
 async def test_what_payments_answers_is_passed_on(start_gateway: Starter, peer: Any) -> None:
-    peer.answer = (
-        b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nretry-after: 7\r\n"
-        b'content-length: 29\r\n\r\n{"error":"Invalid signature"}'
+    peer.answer = pb.ReceiveWebhookResponse(
+        status=400,
+        content_type="application/problem+json",
+        body=b'{"error":"Invalid signature"}',
+        retry_after_seconds=7,
     )
     peer.release.set()
-    gateway = await start_gateway(PAYMENTS_WEBHOOK_URL=webhook_url(peer))
+    gateway = await start_gateway(PAYMENTS_TARGET=peer.target)
     answer = await gateway.http.post("/api/webhooks/stripe", content=b"{}")
     assert (answer.status_code, answer.json()) == (400, {"error": "Invalid signature"})
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["retry-after"] == "7"
-    assert b"stripe-signature" not in peer.requests[0].lower()
+    assert peer.requests[0].signature == ""
 
 
 async def test_a_service_that_says_nothing_is_an_unknown_outcome_in_time(
@@ -88,7 +99,7 @@ async def test_a_service_that_says_nothing_is_an_unknown_outcome_in_time(
 
 
 async def test_sigterm_finishes_what_runs_and_exits_0(start_gateway: Starter, peer: Any) -> None:
-    gateway = await start_gateway(PAYMENTS_WEBHOOK_URL=webhook_url(peer))
+    gateway = await start_gateway(PAYMENTS_TARGET=peer.target)
     running = asyncio.create_task(gateway.http.post("/api/webhooks/stripe", content=b"{}"))
     async with asyncio.timeout(5):
         await peer.arrived.wait()

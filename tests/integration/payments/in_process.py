@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -28,6 +28,7 @@ from services.payments.opening import Opener
 from services.payments.reconciliation import Reconciler
 from services.payments.refunding import Refunder
 from services.payments.stripe_client import Stripe
+from services.payments.webhooks import Door
 from tests.integration.payments.conftest import KEY, SHOP_ID, SHOP_URL, PaymentsProcess
 from tests.integration.payments.sandbox import KEY as STRIPE_KEY
 from tests.integration.payments.sandbox import Sandbox
@@ -106,6 +107,7 @@ class Desk:
                 database=database, stripe=stripe, looker=self._looker, after_commit=_nobody_waits
             ),
             watchers=Watchers(_nothing_changes, most=1, longest_seconds=1),
+            door=cast(Door, None),
         )
         self._reconciler = Reconciler(
             database=database,

@@ -33,7 +33,6 @@ def make_settings(**changes: Any) -> GatewaySettings:
         "wallet_target": NOWHERE,
         "orders_target": NOWHERE,
         "payments_target": NOWHERE,
-        "payments_webhook_url": f"http://{NOWHERE}/api/webhooks/stripe",
         "auth_jwt_secret": SECRET,
     }
     return GatewaySettings(**{**values, **changes})

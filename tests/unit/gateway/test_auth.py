@@ -223,7 +223,6 @@ async def test_garbage_is_a_401_and_never_a_500(garbage: str) -> None:
         wallet_target="x",
         orders_target="x",
         payments_target="x",
-        payments_webhook_url="http://127.0.0.1:1/x",
         auth_jwt_secret="unit-test-secret-of-32-characters",
     )
     assert (await refusal(settings, f"Bearer {garbage}")).code in ("invalid_token", "missing_token")

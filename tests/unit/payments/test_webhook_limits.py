@@ -31,11 +31,16 @@ def receiver() -> Receiver:
     )
 
 
-def shop_of(receiver: Receiver, **changes: Any) -> Starlette:
-    """The webhook port; every bound is wide unless it is given."""
+def door_of(receiver: Receiver, **changes: Any) -> Door:
+    """The way in; every bound is wide unless it is given."""
     bodies = Bodies(max_bytes=MAX_BODY_BYTES, seconds=changes.pop("seconds", 5.0), max_bytes_under_way=MIB)
     defaults: dict[str, Any] = {"rate": None, "most_at_once": 1_000, "trusted_proxies": ()}
-    return create_app(Door(receiver, bodies=bodies, **{**defaults, **changes}))
+    return Door(receiver, bodies=bodies, **{**defaults, **changes})
+
+
+def shop_of(receiver: Receiver, **changes: Any) -> Starlette:
+    """The webhook port."""
+    return create_app(door_of(receiver, **changes))
 
 
 def source(app: Starlette, address: str = "203.0.113.1", **headers: str) -> httpx.AsyncClient:
@@ -138,3 +143,11 @@ async def test_a_source_that_sends_too_much_is_refused_before_its_body_is_read(r
     relayed = (source(app, "10.0.0.1", **{"X-Forwarded-For": f"198.51.100.{number}"}) for number in range(4))
     assert [(await deliver(http)).status_code for http in (source(app, "203.0.113.2"), *relayed)] == [400] * 5
     assert (await first.get("/healthz")).status_code == 200
+
+
+async def test_sources_that_the_gateway_tells_have_bounds_of_their_own(receiver: Receiver) -> None:
+    door = door_of(receiver, rate=Rate(2, 0.01))
+    told = [await door.relayed(b"x", "", "203.0.113.1") for _ in range(3)]
+    assert [answer.status_code for answer in told] == [400, 400, 429]
+    assert (await door.relayed(b"x", "", "203.0.113.2")).status_code == 400
+    assert (await door.relayed(b"x" * (MAX_BODY_BYTES + 1), "", "203.0.113.2")).status_code == 413

@@ -36,6 +36,14 @@ Amount = Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)]
 ProductId = Annotated[str, Path(alias="productId", json_schema_extra={"format": "uuid"})]
 OrderId = Annotated[str, Path(alias="orderId", json_schema_extra={"format": "uuid"})]
 SubscriptionId = Annotated[str, Path(alias="subscriptionId", json_schema_extra={"format": "uuid"})]
+# As mails print it.
+OrderNumber = Annotated[
+    str,
+    Query(
+        pattern="^[0-9a-fA-F]{12}$",
+        description="An order's number as mails print it: the last 12 digits of its id.",
+    ),
+]
 # A saga's name without its version.
 SAGA_PATTERN = "^[a-z][a-z_]{0,98}[a-z]$"
 SagaName = Annotated[str, Path(alias="saga", description="Its name without the version.")]

@@ -20,6 +20,7 @@ from gateway.schemas import (
     Limit,
     Line,
     OrderId,
+    OrderNumber,
     Reason,
     SagaName,
     StrictBody,
@@ -108,6 +109,38 @@ class InspectedOrder(ApiModel):
     order: Order
     refunds: list[Refund]
     sagas: list[Saga]
+
+
+class FoundOrder(ApiModel):
+    order_id: str
+    user_id: str
+    created_at: datetime
+
+
+class FoundOrders(ApiModel):
+    """The newest first, at most 10; hardly ever more than one."""
+
+    items: list[FoundOrder]
+
+
+@router.get(
+    "/api/admin/orders",
+    operation_id="findOrders",
+    responses=operator_problems("invalid_request"),
+)
+async def find_orders(request: Request, number: OrderNumber) -> FoundOrders:
+    """The orders with a number as mails print it."""
+    found = await call(
+        backends_of(request).orders_operator.FindOrders,
+        orders_pb2.FindOrdersRequest(number=number),
+        timeout_seconds=ORDERS_SECONDS,
+    )
+    return FoundOrders(
+        items=[
+            FoundOrder(order_id=order.order_id, user_id=order.user_id, created_at=as_time(order.created_at))
+            for order in found.orders
+        ]
+    )
 
 
 @router.get(

@@ -36,6 +36,7 @@ CALLERS: Callers = {
         "Download": _FOR_CUSTOMERS,
     },
     "aishop.orders.v1.OrdersOperatorService": {
+        "FindOrders": _FOR_OPERATORS,
         "InspectOrder": _FOR_OPERATORS,
         "RefundOrder": _FOR_OPERATORS,
         "ListDebts": _FOR_OPERATORS,

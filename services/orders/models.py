@@ -243,6 +243,8 @@ orders = Table(
         name="completed_by_card_has_its_payment",
     ),
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
+    # By the number that mails print (rules.order_number).
+    Index("idx_orders_number", text("right(id::text, 12)")),
     Index("idx_orders_user_created", "user_id", text("created_at DESC"), text("id DESC")),
     Index(
         "idx_orders_one_per_cart_version",

@@ -19,6 +19,8 @@ MAX_PRICE_POINTS = 1_000_000_000
 MAX_ASSET_KEY_LENGTH = 200
 # Segments begin with a letter, a digit or an underscore: no "..", no hidden file, no absolute path.
 ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+# As mails print it: the end of the id.
+ORDER_NUMBER = re.compile("[0-9a-f]{12}")
 
 
 class Status(StrEnum):
@@ -243,3 +245,8 @@ def check_asset_key(key: str, product_type: ProductType) -> str:
     if not fits:
         raise errors.invalid_asset_key()
     return key
+
+
+def order_number(order_id: UUID) -> str:
+    """What people are told of an order's id: all of it that is random."""
+    return str(order_id)[-12:]

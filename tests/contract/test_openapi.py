@@ -60,6 +60,7 @@ SIGNED_IN = {
     "DELETE /api/subscriptions/{subscriptionId}",
 }
 OPERATOR = {
+    "GET /api/admin/orders",
     "GET /api/admin/orders/{orderId}",
     "POST /api/admin/orders/{orderId}/refunds",
     "GET /api/admin/refunds/owed",

@@ -65,6 +65,13 @@ async def test_a_line_and_then_the_rest_of_an_order_go_back(
     assert (seen["userId"], seen["order"]) == (str(customer.user_id), await customer.order(order_id))
     assert [(each["status"], each["amountPoints"]) for each in seen["refunds"]] == [("succeeded", price)] * 2
     assert {saga["saga"].partition("/")[0] for saga in seen["sagas"]} == {WITH_POINTS, "refund_order"}
+    # As the customer's mail prints it, in whatever letters they type.
+    for number in (order_id[-12:], order_id[-12:].upper()):
+        found = await operator.read(f"/api/admin/orders?number={number}")
+        assert [each["orderId"] for each in found["items"]] == [order_id]
+    assert (await operator.read("/api/admin/orders?number=000000000000"))["items"] == []
+    assert (await operator.http.get("/api/admin/orders?number=12")).json()["code"] == "invalid_request"
+    assert (await customer.http.get(f"/api/admin/orders?number={order_id[-12:]}")).status_code == 403
     assert audited(stack, "orders", operator) == [("order.refunded", order_id, "a test")] * 2
 
 

@@ -60,6 +60,18 @@ class Gateway:
                 break
         return items
 
+    def order_id(self, order: str) -> str:
+        """The id of an order that is named by its id or by its number."""
+        if "-" in order:
+            return order
+        found = self.get("/api/admin/orders", number=order)["items"]
+        if not found:
+            raise GatewayError(f"no order has the number {order}")
+        if len(found) > 1:
+            ids = ", ".join(each["orderId"] for each in found)
+            raise GatewayError(f"several orders have the number {order}, give the id of one: {ids}")
+        return str(found[0]["orderId"])
+
     def _ask(self, method: str, path: str, **request: Any) -> JSON:
         try:
             answer = self._http.request(method, path, **request)

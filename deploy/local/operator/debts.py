@@ -2,14 +2,14 @@
 
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import typer
 
 from deploy.local.operator.actions import show_newest
 from deploy.local.operator.adjust import Key
 from deploy.local.operator.client import JSON, GatewayError, gateway_of
-from deploy.local.operator.options import AsJson, Data, Limit, Reason, Stack
+from deploy.local.operator.options import AsJson, Data, Limit, Order, Reason, Stack
 from deploy.local.operator.screen import out, print_json, print_table, time_cell
 
 _PATH = "/api/admin/refunds/owed"
@@ -20,7 +20,6 @@ app = typer.Typer(
     " (Another refund pays it, too: aishop refund.)",
 )
 
-OrderId = Annotated[UUID, typer.Argument(metavar="ORDER")]
 Cents = Annotated[int, typer.Option("--cents", help="How much of what is owed.", min=1)]
 
 
@@ -32,7 +31,7 @@ def owed(limit: Limit = 20, as_json: AsJson = False, data: Data = None, stack: S
 
 @app.command()
 def settle(
-    order: OrderId,
+    order: Order,
     cents: Cents,
     reference: Annotated[str, typer.Option("--reference", help="How to find it: of a bank transfer, say.")],
     reason: Reason,
@@ -43,12 +42,12 @@ def settle(
 ) -> None:
     """Say that it was given to the customer outside of Stripe."""
     body = {"amountCents": cents, "reference": reference, "reason": reason}
-    _decide(f"/api/admin/orders/{order}/owed/settle", body, key, as_json=as_json, data=data, stack=stack)
+    _decide(order, "settle", body, key, as_json=as_json, data=data, stack=stack)
 
 
 @app.command("write-off")
 def write_off(
-    order: OrderId,
+    order: Order,
     cents: Cents,
     reason: Reason,
     key: Key = None,
@@ -58,24 +57,34 @@ def write_off(
 ) -> None:
     """Say that it is not given after all."""
     body = {"amountCents": cents, "reason": reason}
-    _decide(f"/api/admin/orders/{order}/owed/write-off", body, key, as_json=as_json, data=data, stack=stack)
+    _decide(order, "write-off", body, key, as_json=as_json, data=data, stack=stack)
 
 
 def _decide(
-    path: str, body: JSON, key: str | None, *, as_json: bool, data: Path | None, stack: Path | None
+    order: str,
+    how: str,
+    body: JSON,
+    key: str | None,
+    *,
+    as_json: bool,
+    data: Path | None,
+    stack: Path | None,
 ) -> None:
     key = key or str(uuid4())
     with gateway_of(data, stack) as gateway:
+        path = f"/api/admin/orders/{gateway.order_id(order)}/owed/{how}"
         try:
-            order = gateway.post(path, body, key=key)
+            decided = gateway.post(path, body, key=key)
         except GatewayError as error:
             if error.outcome_unknown:
                 raise GatewayError(f"{error}; repeat with --key {key}, and it happens once") from error
             raise
     if as_json:
-        print_json(order)
+        print_json(decided)
     else:
-        out.print(f"order {order['id']} is {order['status']}; {order['owedCents']} cents are still owed")
+        out.print(
+            f"order {decided['id']} is {decided['status']}; {decided['owedCents']} cents are still owed"
+        )
 
 
 def _print(debts: list[JSON]) -> None:

@@ -1,13 +1,13 @@
 """`aishop mails`: mails that are not known to be sent, and what becomes of those in doubt or refused."""
 
+from pathlib import Path
 from typing import Annotated, Literal
-from uuid import UUID
 
 import typer
 
 from deploy.local.operator.actions import decide, show_newest
-from deploy.local.operator.client import JSON, segment
-from deploy.local.operator.options import AsJson, Data, Limit, Reason, Stack
+from deploy.local.operator.client import JSON, gateway_of, segment
+from deploy.local.operator.options import AsJson, Data, Limit, Order, Reason, Stack
 from deploy.local.operator.screen import print_table, time_cell
 
 _PATH = "/api/admin/mails"
@@ -18,7 +18,6 @@ app = typer.Typer(
     help="Mails that are not known to be sent: list them, decide about those in doubt or refused.",
 )
 
-OrderId = Annotated[UUID, typer.Argument(metavar="ORDER")]
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="receipt, shipped, refund:ID or returned:ID.")]
 Status = Annotated[
     Literal["waiting", "handed", "in_doubt", "refused"] | None,
@@ -42,7 +41,7 @@ def list_mails(
 
 @app.command("send-again")
 def send_again(
-    order: OrderId,
+    order: Order,
     kind: Kind,
     reason: Reason,
     as_json: AsJson = False,
@@ -50,12 +49,12 @@ def send_again(
     stack: Stack = None,
 ) -> None:
     """Send a mail that is in doubt or refused once more: after a doubt the customer may have it twice."""
-    decide(_way(order, kind, "send-again"), reason, _print, as_json=as_json, data=data, stack=stack)
+    _decide(order, kind, "send-again", reason, as_json=as_json, data=data, stack=stack)
 
 
 @app.command()
 def delivered(
-    order: OrderId,
+    order: Order,
     kind: Kind,
     reason: Reason,
     as_json: AsJson = False,
@@ -63,11 +62,15 @@ def delivered(
     stack: Stack = None,
 ) -> None:
     """Say that the mail server did take a mail in doubt, or that a refused one is done with."""
-    decide(_way(order, kind, "delivered"), reason, _print, as_json=as_json, data=data, stack=stack)
+    _decide(order, kind, "delivered", reason, as_json=as_json, data=data, stack=stack)
 
 
-def _way(order: UUID, kind: str, how: str) -> str:
-    return f"{_ORDERS}/{order}/mails/{segment(kind)}/{how}"
+def _decide(
+    order: str, kind: str, how: str, reason: str, *, as_json: bool, data: Path | None, stack: Path | None
+) -> None:
+    with gateway_of(data, stack) as gateway:
+        path = f"{_ORDERS}/{gateway.order_id(order)}/mails/{segment(kind)}/{how}"
+    decide(path, reason, _print, as_json=as_json, data=data, stack=stack)
 
 
 def _print(mails: list[JSON]) -> None:

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -17,6 +18,25 @@ Stack = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="The answer as JSON, and nothing else.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")]
 Limit = Annotated[int, typer.Option("--limit", help="How many at most, the newest first.", min=1, max=10_000)]
+_NUMBER = re.compile("[0-9a-f]{12}")
+
+
+def _order(text: str) -> str:
+    """An id, or a number; which order that is, the gateway knows (client.py)."""
+    given = text.strip().lower()
+    if _NUMBER.fullmatch(given):
+        return given
+    try:
+        return str(UUID(given))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is neither an order's id nor the 12 digits that mails print"
+        ) from error
+
+
+_ORDER_HELP = "An order's id, or its number as mails print it."
+Order = Annotated[str, typer.Argument(metavar="ORDER", parser=_order, help=_ORDER_HELP)]
+OrderOption = Annotated[str | None, typer.Option("--order", metavar="ORDER", parser=_order, help=_ORDER_HELP)]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION = re.compile(f"([0-9]{{1,9}})([{''.join(_UNITS)}])")

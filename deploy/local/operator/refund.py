@@ -7,7 +7,7 @@ import typer
 
 from deploy.local.operator.adjust import Key
 from deploy.local.operator.client import JSON, GatewayError, gateway_of
-from deploy.local.operator.options import AsJson, Data, Reason, Stack
+from deploy.local.operator.options import AsJson, Data, Order, Reason, Stack
 from deploy.local.operator.sagas import print_refunds
 from deploy.local.operator.screen import print_json
 
@@ -21,7 +21,7 @@ def _item(text: str) -> JSON:
 
 
 def refund(
-    order: Annotated[UUID, typer.Argument(metavar="ORDER")],
+    order: Order,
     reason: Reason,
     item: Annotated[
         list[str] | None,
@@ -40,7 +40,7 @@ def refund(
         wanted["items"] = [_item(text) for text in item]
     with gateway_of(data, stack) as gateway:
         try:
-            asked = gateway.post(f"/api/admin/orders/{order}/refunds", wanted, key=key)
+            asked = gateway.post(f"/api/admin/orders/{gateway.order_id(order)}/refunds", wanted, key=key)
         except GatewayError as error:
             if error.outcome_unknown:
                 raise GatewayError(f"{error}; repeat with --key {key}, and it happens once") from error

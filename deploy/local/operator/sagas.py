@@ -1,13 +1,13 @@
 """`aishop sagas`: what drives orders: what waits, why, and what to do about it."""
 
+from pathlib import Path
 from typing import Annotated, Literal
-from uuid import UUID
 
 import typer
 
 from deploy.local.operator.actions import decide, show_newest
 from deploy.local.operator.client import JSON, gateway_of, segment
-from deploy.local.operator.options import AsJson, Data, Limit, Reason, Stack
+from deploy.local.operator.options import AsJson, Data, Limit, Order, Reason, Stack
 from deploy.local.operator.screen import out, print_json, print_table, time_cell
 
 _PATH = "/api/admin/sagas"
@@ -17,7 +17,6 @@ app = typer.Typer(
     no_args_is_help=True, help="Sagas: list those that wait, show an order's, retry or compensate one."
 )
 
-OrderId = Annotated[UUID, typer.Argument(metavar="ORDER")]
 Name = Annotated[str, typer.Argument(metavar="SAGA", help="Its name without the version.")]
 Status = Annotated[
     Literal["running", "undoing", "done", "undone", "stuck"] | None,
@@ -39,10 +38,10 @@ def list_sagas(
 
 
 @app.command()
-def show(order: OrderId, as_json: AsJson = False, data: Data = None, stack: Stack = None) -> None:
+def show(order: Order, as_json: AsJson = False, data: Data = None, stack: Stack = None) -> None:
     """Show an order with its runs and refunds."""
     with gateway_of(data, stack) as gateway:
-        found = gateway.get(f"{_ORDERS}/{order}")
+        found = gateway.get(f"{_ORDERS}/{gateway.order_id(order)}")
     if as_json:
         print_json(found)
         return
@@ -55,7 +54,7 @@ def show(order: OrderId, as_json: AsJson = False, data: Data = None, stack: Stac
 
 @app.command()
 def retry(
-    order: OrderId,
+    order: Order,
     saga: Name,
     reason: Reason,
     as_json: AsJson = False,
@@ -63,12 +62,12 @@ def retry(
     stack: Stack = None,
 ) -> None:
     """Try a run again now; a stuck one goes on where it stood."""
-    decide(_way(order, saga, "retry"), reason, _print, as_json=as_json, data=data, stack=stack)
+    _decide(order, saga, "retry", reason, as_json=as_json, data=data, stack=stack)
 
 
 @app.command()
 def compensate(
-    order: OrderId,
+    order: Order,
     saga: Name,
     reason: Reason,
     as_json: AsJson = False,
@@ -76,11 +75,15 @@ def compensate(
     stack: Stack = None,
 ) -> None:
     """Turn a run around that has not passed its pivot: the order ends, what it did is given back."""
-    decide(_way(order, saga, "compensate"), reason, _print, as_json=as_json, data=data, stack=stack)
+    _decide(order, saga, "compensate", reason, as_json=as_json, data=data, stack=stack)
 
 
-def _way(order: UUID, saga: str, how: str) -> str:
-    return f"{_ORDERS}/{order}/sagas/{segment(saga)}/{how}"
+def _decide(
+    order: str, saga: str, how: str, reason: str, *, as_json: bool, data: Path | None, stack: Path | None
+) -> None:
+    with gateway_of(data, stack) as gateway:
+        path = f"{_ORDERS}/{gateway.order_id(order)}/sagas/{segment(saga)}/{how}"
+    decide(path, reason, _print, as_json=as_json, data=data, stack=stack)
 
 
 def _print(runs: list[JSON]) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import typer
 
 from deploy.local.operator.client import JSON, gateway_of
-from deploy.local.operator.options import AsJson, Data, Stack
+from deploy.local.operator.options import AsJson, Data, OrderOption, Stack
 from deploy.local.operator.screen import err, print_json, print_table, time_cell
 
 _PATH = "/api/admin/timeline"
@@ -14,7 +14,7 @@ _PATH = "/api/admin/timeline"
 
 def timeline(
     user: Annotated[UUID | None, typer.Option("--user", help="The customer's id.")] = None,
-    order: Annotated[UUID | None, typer.Option("--order", help="The order's id.")] = None,
+    order: OrderOption = None,
     limit: Annotated[int, typer.Option("--limit", help="The newest so many.", min=1, max=500)] = 200,
     as_json: AsJson = False,
     data: Data = None,
@@ -25,7 +25,9 @@ def timeline(
     if (user is None) == (order is None):
         raise typer.BadParameter("give either --user or --order")
     with gateway_of(data, stack) as gateway:
-        found = gateway.get(_PATH, userId=user and str(user), orderId=order and str(order), limit=limit)
+        found = gateway.get(
+            _PATH, userId=user and str(user), orderId=order and gateway.order_id(order), limit=limit
+        )
     if as_json:
         print_json(found)
     else:

@@ -1100,6 +1100,11 @@ class OrdersOperatorServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.FindOrders = channel.unary_unary(
+                '/aishop.orders.v1.OrdersOperatorService/FindOrders',
+                request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.FindOrdersRequest.SerializeToString,
+                response_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.FindOrdersResponse.FromString,
+                _registered_method=True)
         self.InspectOrder = channel.unary_unary(
                 '/aishop.orders.v1.OrdersOperatorService/InspectOrder',
                 request_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.SerializeToString,
@@ -1170,6 +1175,13 @@ class OrdersOperatorServiceStub:
 class OrdersOperatorServiceServicer:
     """What operators see and do about orders. Each action is in the audit log with its actor and reason.
     """
+
+    def FindOrders(self, request, context):
+        """The orders with a number as mails print it, the last 12 hexadecimal digits of the id: hardly ever two.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def InspectOrder(self, request, context):
         """Any order, with its refunds and its sagas. NOT_FOUND ORDER_NOT_FOUND.
@@ -1276,6 +1288,11 @@ class OrdersOperatorServiceServicer:
 
 def add_OrdersOperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'FindOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindOrders,
+                    request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.FindOrdersRequest.FromString,
+                    response_serializer=protos_dot_orders_dot_v1_dot_orders__pb2.FindOrdersResponse.SerializeToString,
+            ),
             'InspectOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.InspectOrder,
                     request_deserializer=protos_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.FromString,
@@ -1352,6 +1369,33 @@ def add_OrdersOperatorServiceServicer_to_server(servicer, server):
 class OrdersOperatorService:
     """What operators see and do about orders. Each action is in the audit log with its actor and reason.
     """
+
+    @staticmethod
+    def FindOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aishop.orders.v1.OrdersOperatorService/FindOrders',
+            protos_dot_orders_dot_v1_dot_orders__pb2.FindOrdersRequest.SerializeToString,
+            protos_dot_orders_dot_v1_dot_orders__pb2.FindOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def InspectOrder(request,

@@ -421,6 +421,8 @@ class OrdersOperatorServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrdersOperatorServiceAsyncStub: ...
+    FindOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.FindOrdersRequest, _orders_pb2.FindOrdersResponse]
+    """The orders with a number as mails print it, the last 12 hexadecimal digits of the id: hardly ever two."""
     InspectOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.InspectOrderRequest, _orders_pb2.InspectOrderResponse]
     """Any order, with its refunds and its sagas. NOT_FOUND ORDER_NOT_FOUND."""
     RefundOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.RefundOrderRequest, _orders_pb2.RefundOrderResponse]
@@ -471,6 +473,8 @@ class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
     """What operators see and do about orders. Each action is in the audit log with its actor and reason."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    FindOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.FindOrdersRequest, _orders_pb2.FindOrdersResponse]  # type: ignore[assignment]
+    """The orders with a number as mails print it, the last 12 hexadecimal digits of the id: hardly ever two."""
     InspectOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.InspectOrderRequest, _orders_pb2.InspectOrderResponse]  # type: ignore[assignment]
     """Any order, with its refunds and its sagas. NOT_FOUND ORDER_NOT_FOUND."""
     RefundOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.RefundOrderRequest, _orders_pb2.RefundOrderResponse]  # type: ignore[assignment]
@@ -518,6 +522,14 @@ class OrdersOperatorServiceAsyncStub(OrdersOperatorServiceStub):
 
 class OrdersOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """What operators see and do about orders. Each action is in the audit log with its actor and reason."""
+
+    @_abc_1.abstractmethod
+    def FindOrders(
+        self,
+        request: _orders_pb2.FindOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.FindOrdersResponse, _abc.Awaitable[_orders_pb2.FindOrdersResponse]]:
+        """The orders with a number as mails print it, the last 12 hexadecimal digits of the id: hardly ever two."""
 
     @_abc_1.abstractmethod
     def InspectOrder(

@@ -16,7 +16,7 @@ from services.chassis.fields import as_text, as_uuid
 from services.orders import errors, refund_saga
 from services.orders.api import debts
 from services.orders.api.messages import as_order
-from services.orders.api.operator_messages import as_analytics, as_mail, as_refund, as_saga
+from services.orders.api.operator_messages import as_analytics, as_found, as_mail, as_refund, as_saga
 from services.orders.api.shipping import as_shipment
 from services.orders.commands import interventions, refunds
 from services.orders.commands.interventions import Decision
@@ -24,13 +24,14 @@ from services.orders.commands.mails import Verdict, resolve_mail
 from services.orders.commands.refunds import Wanted
 from services.orders.commands.shipping import ship_order
 from services.orders.queries import analytics, mails, sagas, timeline
-from services.orders.queries.orders import find_order
+from services.orders.queries.orders import find_by_number, find_order
 from services.orders.queries.refunds import list_refunds
-from services.orders.rules import sum_quantities
+from services.orders.rules import ORDER_NUMBER, sum_quantities
 from services.orders.saga import Saga
 
 _STATUSES = ("running", "undoing", "done", "undone", "stuck")
 _RESOLUTIONS = (pb.MAIL_RESOLUTION_SEND_AGAIN, pb.MAIL_RESOLUTION_DELIVERED)
+_MOST_FOUND = 10
 _LONGEST_NAME = 100
 _LONGEST_ACTOR = 255
 _LONGEST_REASON = 500
@@ -44,6 +45,14 @@ class OrdersOperatorService(orders_pb2_grpc.OrdersOperatorServiceServicer):
         self._counting = chassis_analytics.Counting(database)
         self._table = {saga.name: saga for saga in table}
         self._wake = wake
+
+    async def FindOrders(self, request: pb.FindOrdersRequest, _: Any) -> pb.FindOrdersResponse:
+        number = request.number.lower()
+        if not ORDER_NUMBER.fullmatch(number):
+            raise _invalid("number", "12 hexadecimal digits")
+        async with self._database.worker() as connection:
+            found = await find_by_number(connection, number, limit=_MOST_FOUND)
+        return pb.FindOrdersResponse(orders=[as_found(order) for order in found])
 
     async def InspectOrder(self, request: pb.InspectOrderRequest, _: Any) -> pb.InspectOrderResponse:
         order_id = as_uuid(request.order_id, field="order_id")

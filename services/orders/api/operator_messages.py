@@ -10,6 +10,7 @@ from services.orders.api.messages import as_product
 from services.orders.queries.analytics import Counted
 from services.orders.queries.catalog import StockedProduct
 from services.orders.queries.mails import SeenMail
+from services.orders.queries.orders import FoundOrder
 from services.orders.queries.refunds import Refund
 from services.orders.queries.sagas import SeenRun
 from services.orders.queries.stock import StockMovement
@@ -91,6 +92,12 @@ def as_saga(run: SeenRun, steps: tuple[str, ...]) -> pb.Saga:
         created_at=_stamp(run.created_at),
         updated_at=_stamp(run.updated_at),
         leased=run.is_leased,
+    )
+
+
+def as_found(order: FoundOrder) -> pb.FoundOrder:
+    return pb.FoundOrder(
+        order_id=str(order.id), user_id=str(order.user_id), created_at=_stamp(order.created_at)
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from services.orders.fulfilment import DIGITAL, PHYSICAL
 from services.orders.mails.layout import Letter
 from services.orders.mails.mail import DOWNLOADS, RECEIPT, REFUND, RETURNED, SHIPPED, Mail
+from services.orders.rules import order_number
 
 
 def letter_of(mail: Mail, *, shop_url: str, grant_days: int) -> Letter:
@@ -131,7 +132,7 @@ def _amount(mail: Mail, cents: int, points: int) -> str:
 
 
 def _number(mail: Mail) -> str:
-    return str(mail.order_id)[-12:]
+    return order_number(mail.order_id)
 
 
 def _order_url(mail: Mail, shop_url: str) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy import Row, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orders.models import order_items, orders, saga_runs
@@ -93,6 +93,25 @@ class Order:
 
 
 _COLUMNS = [orders.c[name] for name in Order.__dataclass_fields__ if name != "lines"]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOrder:
+    id: UUID
+    user_id: UUID
+    created_at: datetime
+
+
+async def find_by_number(connection: AsyncConnection, number: str, *, limit: int) -> Sequence[FoundOrder]:
+    """The newest first; nothing makes a number unique but chance."""
+    query = (
+        select(orders.c.id, orders.c.user_id, orders.c.created_at)
+        .where(text("right(id::text, 12) = :number"))
+        .order_by(orders.c.id.desc())
+        .limit(limit)
+    )
+    rows = await connection.execute(query, {"number": number})
+    return [FoundOrder(**row._mapping) for row in rows]
 
 
 async def find_order(connection: AsyncConnection, order_id: UUID) -> Order | None:

@@ -19,6 +19,12 @@ _ANSWERS = {
     "/nothing": (404, b'{"error": "?"}'),
     "/away": (502, b""),
 }
+# By their number.
+_ORDERS = {
+    "/api/admin/orders?number=0000000000aa": (200, b'{"items": [{"orderId": "one"}]}'),
+    "/api/admin/orders?number=0000000000bb": (200, b'{"items": [{"orderId": "one"}, {"orderId": "two"}]}'),
+    "/api/admin/orders?number=0000000000cc": (200, b'{"items": []}'),
+}
 _PROBLEMS = {
     "/refused": (
         409,
@@ -39,7 +45,7 @@ _PROBLEMS = {
 
 class _Stranger(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        status, body = _ANSWERS.get(self.path) or _problem(self.path)
+        status, body = (_ANSWERS | _ORDERS).get(self.path) or _problem(self.path)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -81,6 +87,19 @@ def test_whoever_is_no_gateway_is_named(monkeypatch: pytest.MonkeyPatch, strange
     said = f"{stranger}{path} answered {status}, not as the gateway does: is AISHOP_URL its origin?"
     assert str(told.value) == said
     assert told.value.outcome_unknown == (path == "/away")
+
+
+def test_a_number_is_one_order_or_an_error_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, stranger: str
+) -> None:
+    order_id = "01920000-0000-7000-8000-0000000000bb"
+    with entered(monkeypatch, stranger) as gateway:
+        assert gateway.order_id("0000000000aa") == "one"
+        assert gateway.order_id(order_id) == order_id
+        with pytest.raises(GatewayError, match=r"several orders have the number .*: one, two"):
+            gateway.order_id("0000000000bb")
+        with pytest.raises(GatewayError, match="no order has the number 0000000000cc"):
+            gateway.order_id("0000000000cc")
 
 
 @pytest.mark.parametrize("path", _PROBLEMS)

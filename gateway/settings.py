@@ -1,19 +1,17 @@
 """The gateway's environment variables, nothing else."""
 
-import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from gateway.origins import is_origin
 from services.chassis.rates import Rate, RateSetting
 from services.chassis.setting_values import Listen, ValkeyUrl, WebUrl
 from services.chassis.settings import GrpcSettings, HttpSettings
 
 _MIN_SECRET_BYTES = 32
-# As browsers spell it.
-_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?")
 
 
 class GatewaySettings(GrpcSettings, HttpSettings):
@@ -88,7 +86,7 @@ class GatewaySettings(GrpcSettings, HttpSettings):
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not _ORIGIN.fullmatch(origin) for origin in value):
+        if not all(map(is_origin, value)):
             raise ValueError("must be origins such as https://shop.example, without a path and without *")
         return value
 

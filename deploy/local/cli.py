@@ -21,7 +21,7 @@ from rich.table import Table
 
 from deploy.local import ports
 from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
-from deploy.local.logfiles import log_tail
+from deploy.local.logfiles import log_tail, open_log
 from deploy.local.operator import (
     adjust,
     debts,
@@ -66,6 +66,26 @@ Offset = Annotated[
 _DATA = Path(".aishop")
 
 
+def _origin(text: str) -> str:
+    from gateway.origins import is_origin
+
+    origin = text.rstrip("/")
+    if not is_origin(origin):
+        raise typer.BadParameter(f"{text!r} is no origin such as http://localhost:3000")
+    return origin
+
+
+Frontend = Annotated[
+    str | None,
+    typer.Option(
+        "--frontend",
+        metavar="URL",
+        parser=_origin,
+        help="Origin of a frontend of your own: it may ask from a browser, Stripe and mails lead to it.",
+    ),
+]
+
+
 class Flow(StrEnum):
     """What `aishop bench` measures."""
 
@@ -81,7 +101,9 @@ def up(
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="Postgres, NATS and Valkey alone.")
     ] = False,
+    frontend: Frontend = None,
     prepared: Annotated[bool, typer.Option("--prepared", hidden=True)] = False,
+    for_parent: Annotated[bool, typer.Option("--for-parent", hidden=True)] = False,
 ) -> None:
     """Start the shop with everything it needs. Ctrl-C, or `aishop down`, stops it."""
     import asyncio
@@ -101,6 +123,8 @@ def up(
         real_stripe=_real_stripe(),
         servers_only=servers_only,
         prepared=prepared,
+        for_parent=for_parent,
+        frontend=frontend,
     )
     if detach:
         _start_detached(options)
@@ -242,13 +266,12 @@ def _start_detached(options: "Options") -> None:
     """The same command in a session of its own, with a log file and no pipe of ours."""
     from deploy.local.parts import ROOT, base_environment
 
-    (options.data / "logs").mkdir(parents=True, exist_ok=True)
-    log = options.data / "logs" / "supervisor.log"
     arguments = ["up", "--data", str(options.data.resolve()), "--port-offset", str(options.port_offset)]
     arguments += ["--servers-only"] * options.servers_only + ["--prepared"] * options.prepared
+    arguments += ["--frontend", options.frontend] if options.frontend else []
     names = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
     stripe = {name: os.environ[name] for name in names if name in os.environ}
-    with log.open("ab") as file:
+    with open_log(options.data, "supervisor") as file:
         child = subprocess.Popen(
             [sys.executable, "-m", "deploy.local.cli", *arguments],
             cwd=ROOT,

@@ -14,7 +14,7 @@ from pathlib import Path
 from deploy.local import ports, supervisor
 from deploy.local.claim import StackError, clean_up
 from deploy.local.identity import Identity
-from deploy.local.logfiles import log_tail
+from deploy.local.logfiles import log_tail, open_log
 from deploy.local.parts import ROOT, base_environment
 from deploy.local.stackfile import StackFile
 
@@ -104,17 +104,20 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.kill()
         process.wait()
         raise
+    finally:
+        assert process.stdin is not None, "_spawn asks for it"
+        process.stdin.close()
 
 
 def _spawn(data: Path, offset: int, options: list[str]) -> "subprocess.Popen[bytes]":
-    (data / "logs").mkdir(exist_ok=True)
-    arguments = ["up", "--data", str(data), "--port-offset", str(offset), *options]
-    with (data / "logs" / "supervisor.log").open("ab") as log:
+    arguments = ["up", "--data", str(data), "--port-offset", str(offset), "--for-parent", *options]
+    with open_log(data, "supervisor") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "deploy.local.cli", *arguments],
             cwd=ROOT,
             env=base_environment(),
-            stdin=subprocess.DEVNULL,
+            # Never written to: when we are gone, however that came, it ends, and shop and folder with it.
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,

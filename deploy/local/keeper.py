@@ -5,6 +5,7 @@ when it dies again and again without ever being ready. One that says of itself t
 """
 
 import asyncio
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -28,6 +29,8 @@ _MAX_PAUSE_SECONDS = 5.0
 _EARLY_DEATHS = 3
 # A child becomes its program only when it is told to, and ends by itself when whoever starts it dies before.
 _GATE = 'read -r go && exec "$@" </dev/null'
+# The kernel tells it of our end, however that came; without util-linux a later start ends what is left.
+_SETPRIV = shutil.which("setpriv")
 _SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 
 
@@ -117,7 +120,13 @@ class Kept:
         """One life; returns how it ended."""
         try:
             with open_log(self._data, self.part.name) as log:
-                self._process = await spawn(self.part.command, self.part.environment, log, self._born)
+                self._process = await spawn(
+                    self.part.command,
+                    self.part.environment,
+                    log,
+                    self._born,
+                    end_signal=self.part.stop_signal,
+                )
         except OSError as error:
             # A full disk, or no memory for another process: it may pass.
             return str(error)
@@ -164,13 +173,16 @@ async def spawn(
     environment: Mapping[str, str],
     log: IO[bytes],
     born: Callable[[Identity | None], None],
+    *,
+    end_signal: signal.Signals = signal.SIGTERM,
 ) -> asyncio.subprocess.Process:
-    """A child in a session of its own: the terminal's Ctrl-C reaches the supervisor alone.
+    """A child in a session of its own: the terminal's Ctrl-C reaches the supervisor alone. When that is
+    killed, the child gets `end_signal`.
 
     `born` writes the child down before it does anything, so that none is ever left that nobody knows.
     """
     process = await asyncio.create_subprocess_exec(
-        *("/bin/sh", "-c", _GATE, "sh", *command),
+        *("/bin/sh", "-c", _GATE, "sh", *_with_us(end_signal), *command),
         cwd=ROOT,
         env=base_environment() | dict(environment),
         stdin=asyncio.subprocess.PIPE,
@@ -185,6 +197,10 @@ async def spawn(
     finally:
         process.stdin.close()
     return process
+
+
+def _with_us(end_signal: signal.Signals) -> list[str]:
+    return [_SETPRIV, "--pdeathsig", end_signal.name.removeprefix("SIG")] if _SETPRIV else []
 
 
 async def end_process(process: asyncio.subprocess.Process, how: signal.Signals, grace_seconds: float) -> bool:

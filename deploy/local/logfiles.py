@@ -12,8 +12,14 @@ _LOOK_SECONDS = 30.0
 
 
 def open_log(data: Path, name: str) -> IO[bytes]:
-    """For a child to append to."""
-    return (data / "logs" / f"{name}.log").open("ab")
+    """For a child to append to; nobody else's to read."""
+    folder = data / "logs"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return open(folder / f"{name}.log", "ab", opener=_private)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def log_tail(data: Path, name: str, lines: int = 15) -> str:

@@ -62,6 +62,8 @@ class Plan:
     real_stripe: RealStripe | None
     # Variables added to a part's environment, by part; a test arms failpoints so.
     extra: Mapping[str, Mapping[str, str]]
+    # Origin of the shop's pages, when they are not the gateway's own.
+    frontend: str | None = None
 
     def address(self, name: str) -> str:
         return f"{HOST}:{self.ports[name]}"
@@ -165,7 +167,7 @@ def applications(plan: Plan) -> list[Part]:
 
 
 def _services(plan: Plan) -> dict[str, dict[str, str]]:
-    shop_url = plan.url("gateway")
+    shop_url = plan.frontend or plan.url("gateway")
     stripe = {} if plan.real_stripe else {"STRIPE_API_BASE": plan.url("stripe")}
     return {
         "wallet": {"EMAIL_HMAC_KEY": plan.secrets.email_hmac_key},
@@ -222,7 +224,8 @@ def _gateway(plan: Plan) -> Part:
             "ORDERS_TARGET": plan.address("orders"),
             "PAYMENTS_TARGET": plan.address("payments"),
             "AUTH_JWT_SECRET": plan.secrets.auth_jwt_secret,
-            "SHOP_URL": plan.url("gateway"),
+            "SHOP_URL": plan.frontend or plan.url("gateway"),
+            "CORS_ORIGINS": plan.frontend or "",
             "VALKEY_URL": plan.valkey_url,
             # Here everybody has the same address.
             "RATE_LIMIT_ADDRESS": "5000, 2000/s",

@@ -7,9 +7,8 @@ import random
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 HOST = "127.0.0.1"
 MAX_OFFSET = 1700
@@ -46,20 +45,35 @@ def free_offset() -> Iterator[int]:
     """An offset at which every port of the stack is free, and that no other stack of ours takes meanwhile."""
     # No two default ports that offsets can bring together differ by a multiple of 13: stacks at different
     # offsets never share one.
-    for offset in random.sample(range(104, MAX_OFFSET, 13), 100):
-        with (Path(tempfile.gettempdir()) / f"aishop-ports-{offset}.lock").open("w") as lock:
-            if _is_mine(lock) and not busy(shifted(offset).values()):
+    offsets = range(104, MAX_OFFSET, 13)
+    for offset in random.sample(offsets, len(offsets)):
+        with ExitStack() as held:
+            if _is_mine(offset, held) and not busy(shifted(offset).values()):
                 yield offset
                 return
     raise OSError("no free block of ports below the ephemeral range")
 
 
-def _is_mine(lock: IO[str]) -> bool:
+def _is_mine(offset: int, held: ExitStack) -> bool:
+    """Whether nobody else has the offset, until `held` ends. The file may be another user's: it is read only,
+    which a lock needs no more than; what may not even be read is taken."""
+    path = Path(tempfile.gettempdir()) / f"aishop-ports-{offset}.lock"
     try:
+        lock = _opened(path)
+        held.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return False
     return True
+
+
+def _opened(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        # Without O_CREAT: kernels refuse that for a file of somebody else in such a folder.
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    lock = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    os.fchmod(lock, 0o644)
+    return lock
 
 
 def busy(ports: Iterable[int]) -> list[int]:

@@ -10,9 +10,10 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from deploy.postgres.bootstrap import bootstrap
 from deploy.postgres.roles import SERVICES
 
 _ONE_SHOT_SECONDS = 10.0
+# Logs, mails with their addresses, and Stripe's objects.
+_TOLD_TO_NOBODY = ("logs", "mailbox", "stripe")
 _NO_SANDBOX = "https://api.stripe.com"
 
 Report = Callable[[str], None]
@@ -47,6 +50,10 @@ class Options:
     servers_only: bool = False
     # The databases are migrated and seeded already.
     prepared: bool = False
+    # Ends with whoever started it, whose end our standard input tells, and the folder with it.
+    for_parent: bool = False
+    # Origin of the pages that Stripe and mails lead to, and that may ask from a browser; None: the gateway's.
+    frontend: str | None = None
     extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -69,13 +76,16 @@ class Supervisor:
         self._one_shots: dict[str, tuple[asyncio.subprocess.Process | None, Identity | None]] = {}
         self._orders: set[asyncio.Task[None]] = set()
         self._complete = False
+        self._is_orphan = False
         self._plan: Plan | None = None
 
     async def run(self) -> None:
         """Brings the stack up, keeps it until a signal, and takes it down again."""
         stop = asyncio.Event()
         _on_signals(stop.set)
-        self._data.mkdir(parents=True, exist_ok=True)
+        if self._options.for_parent:
+            _when_input_ends(partial(self._leave_nothing, stop))
+        make_private(self._data)
         with claim.claimed(self._data) as lock:
             # Before the signature: a file of a signed folder is always the signer's.
             (self._data / NAME).unlink(missing_ok=True)
@@ -94,6 +104,13 @@ class Supervisor:
                 await asyncio.wait([start])
                 await self._stop()
                 self._report("stopped")
+        if self._is_orphan:
+            shutil.rmtree(self._data, ignore_errors=True)
+
+    def _leave_nothing(self, stop: asyncio.Event) -> None:
+        """Nobody is left to remove the folder."""
+        self._is_orphan = True
+        stop.set()
 
     async def _start(self) -> None:
         await _in_thread(partial(claim.end_orphans, self._data))
@@ -108,8 +125,8 @@ class Supervisor:
             secrets=load_or_draw(self._data),
             real_stripe=self._options.real_stripe,
             extra=self._options.extra,
+            frontend=self._options.frontend,
         )
-        (self._data / "logs").mkdir(exist_ok=True)
         await _in_thread(partial(prepare_cluster, plan.data, plan.secrets.postgres_password))
         await self._bring_up(parts.servers(plan))
         await _in_thread(partial(bootstrap, plan.admin_url("postgres"), plan.secrets.role_passwords))
@@ -118,7 +135,8 @@ class Supervisor:
                 await asyncio.gather(*(self._run_once(*one_shot) for one_shot in together))
             await self._bring_up(parts.applications(plan))
         (self._data / "supervisor.sock").unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._listen, _socket_path(self._data))
+        with _socket_path(self._data) as path:
+            server = await asyncio.start_unix_server(self._listen, path)
         self._complete = True
         self._write_stack_file()
         self._report("ready")
@@ -255,6 +273,30 @@ def _on_signals(stop: Callable[[], None]) -> None:
             loop.add_signal_handler(number, stop)
 
 
+def _when_input_ends(stop: Callable[[], None]) -> None:
+    """Nothing is ever written there: it can be read when the other end is closed."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(sys.stdin)
+        stop()
+
+    loop.add_reader(sys.stdin, ended)
+
+
+def make_private(data: Path) -> None:
+    """What the shop and its stand-ins write down is its owner's alone: by this process and its children from
+    now on, and what a version before has left."""
+    os.umask(0o077)
+    data.mkdir(parents=True, exist_ok=True)
+    for name in _TOLD_TO_NOBODY:
+        folder = data / name
+        if folder.is_dir():
+            folder.chmod(0o700)
+            for path in folder.iterdir():
+                path.chmod(0o600)
+
+
 async def _in_thread(work: Callable[[], Answer]) -> Answer:
     """Waits for the thread even when cancelled: it cannot be cancelled, and must not go on unseen."""
     thread = asyncio.create_task(asyncio.to_thread(work))
@@ -302,16 +344,22 @@ def _is_stranger(pid: int, cluster: Path) -> bool:
         return True
 
 
-def _socket_path(data: Path) -> str:
-    """Relative where that is shorter: a socket's path holds 107 bytes."""
-    path = data / "supervisor.sock"
-    return min(os.fspath(path.absolute()), os.path.relpath(path), key=len)
+@contextmanager
+def _socket_path(data: Path) -> Iterator[str]:
+    """By way of an open descriptor of the folder: a socket's path holds 107 bytes, however long the folder's
+    is."""
+    folder = os.open(data, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/supervisor.sock"
+    finally:
+        os.close(folder)
 
 
 def order(data: Path, op: str, part: str, environment: Mapping[str, str] | None = None) -> None:
     """Tells a running supervisor to stop, start or restart a part, and waits until that is done."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(_socket_path(data))
+        with _socket_path(data) as path:
+            connection.connect(path)
         message = {"op": op, "part": part, "environment": environment}
         connection.sendall(json.dumps(message).encode() + b"\n")
         answer = connection.makefile("rb").readline().decode().strip()

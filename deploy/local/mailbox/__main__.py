@@ -9,6 +9,7 @@ from deploy.local.mailbox.settings import MailboxSettings
 from deploy.local.mailbox.smtp import Receiver, receiving
 from deploy.local.mailbox.store import Store
 from deploy.local.mailbox.web import application
+from deploy.local.own_host import OwnHost
 from services.chassis import logs
 from services.chassis.http_server import serving
 from services.chassis.settings import load
@@ -24,7 +25,9 @@ async def run(settings: MailboxSettings) -> None:
     with closing(Store(settings.mailbox_data)) as store:
         async with (
             receiving(Receiver(store, faults), settings.mailbox_smtp_listen),
-            serving(application(store, faults), settings.mailbox_web_listen, stop_seconds=_STOP_SECONDS),
+            serving(
+                OwnHost(application(store, faults)), settings.mailbox_web_listen, stop_seconds=_STOP_SECONDS
+            ),
         ):
             log.info("mailbox.serving", smtp=settings.mailbox_smtp_listen, web=settings.mailbox_web_listen)
             await run_until_signal()

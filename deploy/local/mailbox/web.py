@@ -22,6 +22,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+# Its links open beside it, as in a mail program: the shop's pages let nobody frame them.
+_CAGE = "allow-popups allow-popups-to-escape-sandbox"
+_BASE = '<base target="_blank">'
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -130,7 +133,8 @@ def _letter(letter: Letter) -> str:
     heads = "".join(f"<tr><th scope=row>{name}</th><td>{escape(value)}</td></tr>" for name, value in lines)
     frame = ""
     if letter.html is not None:
-        frame = f'<iframe sandbox title="The mail as HTML" srcdoc="{escape(letter.html)}"></iframe>'
+        page = escape(_BASE + letter.html)
+        frame = f'<iframe sandbox="{_CAGE}" title="The mail as HTML" srcdoc="{page}"></iframe>'
     return (
         f'<p><a href="/">Mailbox</a></p><h1>{escape(letter.subject) or "(no subject)"}</h1>'
         f"<table>{heads}</table>{frame}<pre>{escape(letter.text)}</pre>"

@@ -3,9 +3,11 @@
 import asyncio
 import sys
 from contextlib import aclosing
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 
+from deploy.local.own_host import OwnHost
 from deploy.local.stripe_sandbox import api, control, control_billing, control_money, overview, payment_page
 from deploy.local.stripe_sandbox.sandbox import build
 from deploy.local.stripe_sandbox.settings import SandboxSettings
@@ -23,7 +25,8 @@ log = logs.get(__name__)
 async def run(settings: SandboxSettings) -> None:
     sandbox = build(settings)
     parts = (api, payment_page, overview, control, control_billing, control_money)
-    app = Starlette(routes=[route for part in parts for route in part.routes(sandbox)])
+    routes = Starlette(routes=[route for part in parts for route in part.routes(sandbox)])
+    app = OwnHost(routes, also=urlsplit(settings.sandbox_public_url).hostname)
     async with (
         aclosing(sandbox),
         background(sandbox.sender.run(), sandbox.expire_sessions()),

@@ -63,6 +63,27 @@ async def test_mails_survive_a_kill_until_they_are_deleted(mailbox: Mailbox) -> 
     assert await mailbox.mails("ada@shop.test") == []
 
 
+async def test_a_strangers_page_reads_nothing_and_changes_nothing(mailbox: Mailbox) -> None:
+    """DNS rebinding: a page's own name points to this machine, and its requests bear that name."""
+    await send(mailbox, mail("ada@shop.test"), "ada@shop.test")
+    for name in ("evil.example", "evil.example:8026", "127.0.0.1.evil.example", "[evil.example]", ""):
+        answer = await mailbox.http.get("/api/messages", headers={"Host": name})
+        assert answer.status_code in (400, 421), name
+        assert "ada" not in answer.text
+    for name in (
+        "localhost:8026",
+        "mailbox",
+        "[::1]:8026",
+        "mailbox.aishop.svc.cluster.local",
+        "x.localhost",
+    ):
+        assert (await mailbox.http.get("/api/messages", headers={"Host": name})).status_code == 200, name
+    answer = await mailbox.http.post(
+        "/_control/faults", content=b'{"kind": "reject_4xx"}', headers={"Sec-Fetch-Site": "cross-site"}
+    )
+    assert answer.status_code == 403
+
+
 async def test_pages_escape_headers_and_cage_html(mailbox: Mailbox) -> None:
     html = "<script>parent.hacked = 1</script>\" onload='x' <img src=https://evil.test/x>"
     hostile = mail("ada@shop.test", html=html, Subject="<script>alert(1)</script>")
@@ -73,7 +94,10 @@ async def test_pages_escape_headers_and_cage_html(mailbox: Mailbox) -> None:
         assert "<script>" not in page.text
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.text
         assert page.headers["content-security-policy"].startswith("default-src 'none'")
-    assert '<iframe sandbox title="The mail as HTML" srcdoc="' in page.text
+    cage = "allow-popups allow-popups-to-escape-sandbox"
+    assert f'<iframe sandbox="{cage}" title="The mail as HTML" srcdoc="' in page.text
+    # A link opens beside the frame, which no page of the shop lets itself be put into.
+    assert 'srcdoc="&lt;base target=&quot;_blank&quot;&gt;&lt;script&gt;' in page.text
     assert "onload='x'" not in page.text
     for unknown in ("0", "none", "9" * 30):
         assert (await mailbox.http.get(f"/messages/{unknown}")).status_code == 404

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ import psycopg
 import pytest
 import valkey
 
-from deploy.local import ports
+from deploy.local import ports, tokens
 from deploy.local.ephemeral import RunningStack, is_gone, running_stack, wait_until
 from deploy.local.parts import ROOT
 from deploy.local.stackfile import StackFile
@@ -41,7 +42,8 @@ def aishop(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "data"
+    """Longer than the path of a socket may be."""
+    folder = tmp_path / ("a folder of 122 characters and more, " + "x" * 90)
     yield folder
     aishop("down", "--data", str(folder))
 
@@ -113,14 +115,18 @@ def test_valkey_asks_for_its_password_is_bounded_and_writes_nothing_down(servers
 
 
 def test_a_detached_stack_is_ready_private_and_leaves_nothing(data: Path, offset: str) -> None:
-    up = ("up", "--data", str(data), "--port-offset", offset)
+    # What a version before left readable is not for long.
+    (data / "logs").mkdir(parents=True)
+    (data / "logs" / "old.log").touch(mode=0o644)
+    frontend = "http://localhost:3000"
+    up = ("up", "--data", str(data), "--port-offset", offset, "--frontend", f"{frontend}/")
     first = aishop(*up, "--detach")
     # Reading its output came to an end: nobody inherited the pipe.
     assert (first.returncode, first.stderr) == (0, "")
     file = StackFile.read(data)
     assert httpx.get(f"{file.gateway_url}/readyz").status_code == 200
-    assert stat.S_IMODE((data / "stack.json").stat().st_mode) == 0o600
-    assert stat.S_IMODE((data / "secrets.json").stat().st_mode) == 0o600
+    _is_private(data)
+    _serves(file, frontend)
     assert len(file.auth_jwt_secret.encode()) >= 32
     assert set(json.loads((data / "stack.json").read_text())) == set(StackFile.model_fields)
     pids = [pid for pid in file.pids.values() if pid]
@@ -150,6 +156,38 @@ def test_a_detached_stack_is_ready_private_and_leaves_nothing(data: Path, offset
         # Seeded once, though started twice.
         query = "SELECT count(*) = count(DISTINCT title) FROM products"
         assert connection.execute(query).fetchone() == (True,)
+    _ends_with_its_supervisor(data)
+
+
+def _is_private(data: Path) -> None:
+    told_to_nobody = [data / name for name in ("logs", "mailbox", "stripe")]
+    files = [data / "stack.json", data / "secrets.json", *(f for d in told_to_nobody for f in d.iterdir())]
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in told_to_nobody} == {0o700}
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in files} == {
+        path.name: 0o600 for path in files
+    }
+    assert any("mailbox.sqlite3" in path.name for path in files)
+
+
+def _serves(file: StackFile, frontend: str) -> None:
+    """A browser on the frontend may ask, and pages that Stripe leads to are its own."""
+    asked = {"Origin": frontend, "Access-Control-Request-Method": "POST"}
+    allowed = httpx.options(f"{file.gateway_url}/api/checkout", headers=asked)
+    assert allowed.headers["access-control-allow-origin"] == frontend
+    token = tokens.mint(
+        secret=file.auth_jwt_secret, user_id=uuid4(), email=None, operator=False, ttl_seconds=60
+    )
+    package = httpx.get(f"{file.gateway_url}/api/points/packages").json()["items"][0]
+    checkout = httpx.post(
+        f"{file.gateway_url}/api/checkout/points",
+        headers={"Authorization": f"Bearer {token}"},
+        json={"packageId": package["id"], "points": package["points"], "price": package["priceCents"]},
+    )
+    with psycopg.connect(file.database_urls["payments"]) as connection:
+        query = "SELECT 1 FROM checkouts WHERE id = %s"
+        assert connection.execute(query, (checkout.json()["checkoutId"],)).fetchone()
+    paid = httpx.post(checkout.json()["url"], data={"action": "pay"})
+    assert paid.headers["location"].startswith(f"{frontend}/checkout/success")
 
 
 def _try_token(data: Path, file: StackFile) -> None:
@@ -188,17 +226,42 @@ def test_a_busy_port_names_its_holder_and_the_way_out(data: Path, offset: str) -
     assert "Traceback" not in refused.stderr
 
 
-def test_what_a_killed_supervisor_left_is_ended(data: Path, offset: str) -> None:
-    up = ("up", "--data", str(data), "--port-offset", offset, "--servers-only", "--detach")
-    assert aishop(*up).returncode == 0
-    file = StackFile.read(data)
-    orphans = [file.pids["postgres"] or 0, file.pids["nats"] or 0, file.pids["valkey"] or 0]
-    os.kill(file.pids["supervisor"] or 0, signal.SIGKILL)
-    wait_until(lambda: is_gone(file.pids["supervisor"] or 0), seconds=_SECONDS, what="killed")
-    assert not any(is_gone(pid) for pid in orphans)
-    assert aishop(*up).returncode == 0
-    assert all(is_gone(pid) for pid in orphans)
-    assert StackFile.read(data).pids["postgres"] not in orphans
+def test_a_shop_ends_with_whoever_started_it_for_himself() -> None:
+    """The demo, the bench and the tests, when they are killed: processes and folder are gone."""
+    script = (
+        "import sys, time\n"
+        "from deploy.local.ephemeral import running_stack\n"
+        "with running_stack(servers_only=True) as stack:\n"
+        "    print(stack.data, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        data = Path(parent.stdout.readline().decode().strip())
+        pids = [pid for pid in StackFile.read(data).pids.values() if pid]
+        assert len(pids) == 4
+        parent.kill()
+    wait_until(lambda: all(map(is_gone, pids)), seconds=_SECONDS, what="the stack's end")
+    wait_until(lambda: not data.exists(), seconds=_SECONDS, what="the folder's end")
+
+
+def _ends_with_its_supervisor(data: Path) -> None:
+    """Every process of the shop, those that Postgres has started too."""
+    pids = StackFile.read(data).pids
+    everyone = {*(pid for pid in pids.values() if pid), *_working_in(data / "postgres")}
+    assert len(everyone) > len(pids)
+    os.kill(pids["supervisor"] or 0, signal.SIGKILL)
+    wait_until(lambda: all(map(is_gone, everyone)), seconds=_SECONDS, what="the shop's end")
+
+
+def _working_in(folder: Path) -> set[int]:
+    """Whose working directory that is."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").samefile(folder):
+                found.add(int(process.name))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -208,6 +271,7 @@ def test_what_a_killed_supervisor_left_is_ended(data: Path, offset: str) -> None
         (("status", "--data", "/nowhere"), "aishop up"),
         (("audit", "--stack", "/nowhere/stack.json"), "aishop up"),
         (("token", "--user", "me"), "UUID"),
+        (("up", "--frontend", "localhost:3000"), "is no origin such as http://localhost:3000"),
     ],
 )
 def test_a_mistake_is_one_clear_message(arguments: tuple[str, ...], says: str) -> None:

@@ -23,6 +23,12 @@ async def test_the_page_shows_what_is_bought_and_escapes_it(sandbox: Sandbox) ->
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
+async def test_a_page_of_another_name_sees_nothing(sandbox: Sandbox) -> None:
+    """DNS rebinding; own_host.py says more."""
+    for path in ("/", "/_control/state", "/v1/events"):
+        assert (await sandbox.http.get(path, headers={"Host": "evil.example"})).status_code == 421
+
+
 async def test_paying_completes_the_session(sandbox: Sandbox) -> None:
     session = await sandbox.open(
         metadata={"order_id": "o1"}, payment_intent_data={"metadata": {"order_id": "o1"}}

@@ -14,6 +14,7 @@ from tests.chaos.lives.oracle import PICTURES, Books
 from tests.chaos.lives.shop import JSON, Pauses, Refused, Shop
 
 # Events by which the shop hears of money that goes back.
+_ORDER = ("status", "refundedCents", "disputedCents", "lostCents", "owedCents")
 _MONEY = ("refund.", "charge.refunded", "charge.dispute.c", "charge.dispute.u")
 # With every webhook of a life dropped, the next comparison brings all of it.
 _PATIENCE_SECONDS = 90.0
@@ -53,7 +54,7 @@ class Actor:
         view: JSON = {"points": profile["points"] - profile["pointsDebt"]}
         for name in orders:
             order = await self._shop.ask("GET", f"/api/orders/{self.ids[name]}", user=self.user)
-            view[name] = {"status": order["status"], "refundedCents": order["refundedCents"]}
+            view[name] = {each: order[each] for each in _ORDER}
         if self.books.subscription:
             theirs = (await self._shop.ask("GET", "/api/subscriptions", user=self.user))["items"]
             shown = ("status", "cancelAtPeriodEnd", "changedOutside")
@@ -71,8 +72,9 @@ class Actor:
         view: JSON = {"points": books.points}
         for name, sale in books.sales.items():
             if sale.kind == "order":
-                refunded = sum(payment.refunded for payment in sale.payments.values())
-                view[name] = {"status": sale.order_status, "refundedCents": refunded}
+                disputed = sum(payment.disputed for payment in sale.payments.values())
+                cents = (sale.refunded, disputed - sale.lost, sale.lost, sale.owed)
+                view[name] = dict(zip(_ORDER, (sale.order_status, *cents), strict=True))
         if books.subscription:
             view["subscription"] = {
                 "status": books.subscription,
@@ -177,9 +179,17 @@ class Actor:
         await self._ask("POST", "/api/checkout", {"paymentMethod": "points", "items": items})
 
     async def _stray(self, act: Act) -> None:
-        metadata = {"user_id": str(self.user), "points_amount": str(act.points)}
+        metadata = {
+            "user_id": str(self.user),
+            "points_amount": str(act.points),
+            "checkout_id": str(uuid4()),
+        }
         intent = await self._shop.control("payments", amount=act.amount, currency="usd", metadata=metadata)
         self.ids[f"{act.on}/1"] = intent["id"]
+
+    async def _foreign_payment(self, act: Act) -> None:
+        metadata = {"user_id": str(self.user), "shop": "another", "checkout_id": str(uuid4())}
+        await self._shop.control("payments", amount=act.amount, currency="usd", metadata=metadata)
 
     def _session(self, name: str) -> str:
         return self._urls[name].rpartition("/")[2]
@@ -341,9 +351,27 @@ class Actor:
             for (cents, _), quantity in zip(sale.lines, act.quantities, strict=True)
             if quantity
         ]
+        await self._return(act, items=items)
+
+    async def _return_rest(self, act: Act) -> None:
+        await self._heard(act.on)
+        await self._return(act)
+
+    async def _return(self, act: Act, **what: Any) -> None:
         path = f"/api/admin/orders/{self.ids[act.on.partition('/')[0]]}/refunds"
-        await self._shop.ask("POST", path, body={"items": items, "reason": "a random life"})
+        await self._shop.ask("POST", path, body={"reason": "a random life", **what})
         await self._know_refund(act)
+
+    async def _settle_owed(self, act: Act) -> None:
+        await self._decide_owed(act, "settle", reference=act.what)
+
+    async def _write_off_owed(self, act: Act) -> None:
+        await self._decide_owed(act, "write-off")
+
+    async def _decide_owed(self, act: Act, decision: str, **more: Any) -> None:
+        await self._heard(f"{act.on}/1")
+        body = {"amountCents": act.amount, "reason": "a random life", **more}
+        await self._shop.ask("POST", f"/api/admin/orders/{self.ids[act.on]}/owed/{decision}", body=body)
 
     async def _give_parked(self, act: Act) -> None:
         await self._decide(act, "fulfil", **({"points": act.points} if act.points else {}))

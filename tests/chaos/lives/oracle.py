@@ -15,14 +15,18 @@ The rules, in plain English:
     session ended or its debit did not come. A paid one is completed while anything of its payment is neither
     refunded nor lost (an open dispute decides nothing), and refunded when nothing is. It leaves `refunded`
     again when money that had gone comes back.
-5.  An order's refunded cents are what was refunded of its payment and did not fail.
+5.  An order's refunded cents are what was refunded of its payment and did not fail, its disputed cents what
+    open disputes hold, its lost cents what lost ones took. It owes what the customer was told to get back
+    and has not got: the most that was ever refunded at one time, less what is refunded now and what an
+    operator settled outside or wrote off; never more than is left of it.
 6.  Money that fits nothing gives nothing by itself and is parked: an invoice of another amount than agreed
     (tax, proration, another price, a second item, credit that paid a part of it) or for another reason than
     a period, or that was not paid through Stripe alone; a payment of ours that belongs to no checkout. It is
     due to the customer until it is decided: an operator gives points for it, gives it back, says that the
     customer got (a part of) it elsewhere, or writes it off; and what went back at Stripe, or was lost to a
     bank, is decided by that. What comes back of it is due again.
-7.  The order in which Stripe tells of all this, and whether it tells at all, changes nothing: nor do listings
+7.  Payments that bear the mark of another shop are nobody's business here.
+8.  The order in which Stripe tells of all this, and whether it tells at all, changes nothing: nor do listings
     that lack something, events of other API versions, and events that nobody can list any more.
 """
 
@@ -44,6 +48,8 @@ _HELD = ("needs_response", "under_review")
 class Refund:
     amount: int
     status: str
+    # Of an operator's: pieces and cents of each line.
+    pieces: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass
@@ -102,10 +108,10 @@ class Sale:
     payments: dict[str, Payment] = field(default_factory=dict)
     # parked, fulfilled, refunded; none: it was never parked.
     parked: str | None = None
-    # Of an order: cents and quantity of each line, and how much of it an operator gave back.
-    lines: list[tuple[int, int]] = field(default_factory=list)
-    returned: list[int] = field(default_factory=list)
-    # Of a parked one: what the customer got elsewhere, and what the shop keeps.
+    # Of an order: price and quantity of each line, and the most that was ever refunded of it at one time.
+    lines: tuple[tuple[int, int], ...] = ()
+    promised: int = 0
+    # What the customer got elsewhere, and what the shop keeps, by an operator's word.
     settled_outside: int = 0
     written_off: int = 0
 
@@ -117,6 +123,42 @@ class Sale:
     @property
     def gone(self) -> int:
         return sum(payment.gone for payment in self.payments.values())
+
+    @property
+    def refunded(self) -> int:
+        return sum(payment.refunded for payment in self.payments.values())
+
+    @property
+    def lost(self) -> int:
+        return sum(payment.lost for payment in self.payments.values())
+
+    @property
+    def left(self) -> int:
+        """What of it is still with the shop, disputes that are open apart."""
+        return max(0, self.paid - self.refunded - self.lost - self.settled_outside)
+
+    @property
+    def owed(self) -> int:
+        """What the customer was told to get back and has not got."""
+        given = self.refunded + self.settled_outside + self.written_off
+        return max(0, min(self.promised - given, self.left))
+
+    def with_operators(self) -> list[tuple[int, int]]:
+        """Pieces and cents of each line that operators have given back."""
+        made = [each for payment in self.payments.values() for each in payment.refunds.values()]
+        given = [each.pieces for each in made if each.pieces and each.status != "failed"]
+        return [
+            (sum(n for n, _ in line), sum(cents for _, cents in line)) for line in zip(*given, strict=True)
+        ] or [(0, 0) for _ in self.lines]
+
+    def rest(self) -> tuple[tuple[int, int], ...]:
+        """Pieces and cents of each line, when all that is left is given back: the last ones get less."""
+        left, parts = self.left, []
+        for (price, quantity), (back, cents) in zip(self.lines, self.with_operators(), strict=True):
+            taken = min(left, price * quantity - cents) if quantity > back else 0
+            parts.append((quantity - back if taken else 0, taken))
+            left -= taken
+        return tuple(parts)
 
     @property
     def net_points(self) -> int:
@@ -133,8 +175,7 @@ class Sale:
     @property
     def is_given_up(self) -> bool:
         """Nothing is left: all of it was refunded or lost. What a bank has not decided may come back."""
-        back = sum(payment.refunded + payment.lost for payment in self.payments.values())
-        return back >= self.paid
+        return self.left == 0
 
     @property
     def due(self) -> int:
@@ -194,9 +235,8 @@ class Books:
         self.sales[act.on] = Sale("points", points, cents)
 
     def _place_order(self, act: Act) -> None:
-        lines = [(cents, quantity) for cents, quantity in act.lines]
-        total = sum(cents * quantity for cents, quantity in lines)
-        self.sales[act.on] = Sale("order", 0, total, lines=lines, returned=[0] * len(lines))
+        total = sum(cents * quantity for cents, quantity in act.lines)
+        self.sales[act.on] = Sale("order", 0, total, lines=act.lines)
 
     def _stray(self, act: Act) -> None:
         """A payment that bears our metadata and belongs to no checkout."""
@@ -236,11 +276,16 @@ class Books:
 
     # Money that goes back, and banks.
 
+    def _give_back(self, act: Act, refund: Refund) -> None:
+        sale = self.sale_of(act.on)
+        sale.payments[act.on].refunds[act.name] = refund
+        sale.promised = max(sale.promised, sale.refunded)
+
     def _refund(self, act: Act) -> None:
-        self.payment(act.on).refunds[act.name] = Refund(act.amount, "succeeded")
+        self._give_back(act, Refund(act.amount, "succeeded"))
 
     def _refund_pends(self, act: Act) -> None:
-        self.payment(act.on).refunds[act.name] = Refund(act.amount, "pending")
+        self._give_back(act, Refund(act.amount, "pending"))
 
     def _refund_succeeds(self, act: Act) -> None:
         self.payment(act.on).refunds[act.name].status = "succeeded"
@@ -250,10 +295,13 @@ class Books:
 
     def _return_lines(self, act: Act) -> None:
         """An operator gives back pieces of an order."""
-        sale = self.sales[act.on.partition("/")[0]]
-        for number, quantity in enumerate(act.quantities):
-            sale.returned[number] += quantity
-        self._refund(act)
+        sale = self.sale_of(act.on)
+        pieces = tuple((n, n * price) for n, (price, _) in zip(act.quantities, sale.lines, strict=True))
+        self._give_back(act, Refund(act.amount, "succeeded", pieces))
+
+    def _return_rest(self, act: Act) -> None:
+        """An operator gives back all that is left of an order."""
+        self._give_back(act, Refund(act.amount, "succeeded", self.sale_of(act.on).rest()))
 
     def _dispute(self, act: Act) -> None:
         self.payment(act.on).disputes[act.name] = Dispute(act.amount, "needs_response")
@@ -349,6 +397,9 @@ class Books:
 
     _lack_disputes = _forget_events = _lack_refunds
 
+    def _foreign_payment(self, act: Act) -> None:
+        """Another copy of this shop sells on the same account."""
+
     # Operators.
 
     def _give_parked(self, act: Act) -> None:
@@ -356,8 +407,13 @@ class Books:
         sale.parked, sale.points = "fulfilled", act.points or sale.points
 
     def _settle_outside(self, act: Act) -> None:
-        sale = self.sales[act.on]
-        sale.settled_outside += act.amount
+        self.sales[act.on].settled_outside += act.amount
+
+    def _settle_owed(self, act: Act) -> None:
+        self.sales[act.on].settled_outside += act.amount
+
+    def _write_off_owed(self, act: Act) -> None:
+        self.sales[act.on].written_off += act.amount
 
     def _write_off(self, act: Act) -> None:
         sale = self.sales[act.on]

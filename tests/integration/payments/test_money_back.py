@@ -52,7 +52,7 @@ async def test_what_came_back_of_a_payment_that_is_parked_only_afterwards_counts
     payments: Payments, stripe: Sandbox
 ) -> None:
     await stripe.control("webhooks", mode="hold")
-    metadata = {"user_id": str(uuid4()), "points_amount": "100"}
+    metadata = {"user_id": str(uuid4()), "points_amount": "100", "checkout_id": str(uuid4())}
     intent = (await stripe.control("payments", amount=1000, currency="usd", metadata=metadata))["id"]
     await stripe.post("refunds", payment_intent=intent, amount=300)
     told = await stripe.events("refund.created", "payment_intent.succeeded", about=intent)

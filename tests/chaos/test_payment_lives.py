@@ -14,12 +14,11 @@ import pytest
 from deploy.local import audit
 from deploy.local.ephemeral import RunningStack
 from tests.chaos.lives.actor import Actor
-from tests.chaos.lives.generator import draw, how_often
+from tests.chaos.lives.generator import TIMES_IN_FIFTY, draw, how_often
 from tests.chaos.lives.shop import Shop, shop_at
 from tests.support.proofs import SEED
 
 _AT_ONCE = 24
-_LEAST_OF_EACH = 5
 _SETTLE_SECONDS, _BETWEEN_RUNS_SECONDS = 60.0, 1.5
 _TROUBLE = {"drop_percent": 5, "duplicate_percent": 20, "shuffle": True, "seed": SEED}
 _OLD = {"account": "2025-02-24.acacia", "endpoint": "2022-08-01", "percent": 0}
@@ -82,7 +81,7 @@ async def test_random_payment_lives_end_with_exact_points_and_amounts(
 ) -> None:
     lives = draw(SEED, count)
     counted = how_often(lives)
-    assert {kind: times for kind, times in counted.items() if times < _LEAST_OF_EACH} == {}
+    assert {kind: times for kind, times in counted.items() if times < TIMES_IN_FIFTY} == {}
     only = os.environ.get("AISHOP_LIFE")
     async with shop_at(stack) as shop:
         products = await products_of(shop)

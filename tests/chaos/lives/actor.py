@@ -61,7 +61,9 @@ class Actor:
             view["subscription"] = {name: theirs[0][name] for name in shown} if theirs else None
         names = {identity: name for name, identity in self.ids.items()}
         view["parked"] = {
-            names[row["paymentIntentId"] or row["invoiceId"]].partition("/")[0]: row["status"]
+            names[row["paymentIntentId"] or row["invoiceId"]].partition("/")[0]: _decided(
+                row["status"], row["dueCents"]
+            )
             for row in await self._shop.parked(fresh=fresh)
             if row["paymentIntentId"] in names or row["invoiceId"] in names
         }
@@ -82,7 +84,9 @@ class Actor:
                 "changedOutside": books.is_changed,
             }
         view["parked"] = {
-            name: sale.quarantine_status for name, sale in books.sales.items() if sale.quarantine_status
+            name: _decided(sale.quarantine_status, sale.due)
+            for name, sale in books.sales.items()
+            if sale.quarantine_status
         }
         return view
 
@@ -377,10 +381,10 @@ class Actor:
         await self._decide(act, "fulfil", **({"points": act.points} if act.points else {}))
 
     async def _settle_outside(self, act: Act) -> None:
-        await self._decide(act, "settled-outside", amountCents=act.amount, reference=act.what)
+        await self._decide(act, "settle-outside", amountCents=act.amount, reference=act.what)
 
     async def _write_off(self, act: Act) -> None:
-        await self._decide(act, "written-off")
+        await self._decide(act, "write-off")
 
     async def _refund_parked(self, act: Act) -> None:
         await self._decide(act, "refund")
@@ -408,3 +412,8 @@ class Actor:
                 self.ids[f"{act.on} {act.name}"] = new[0]
                 return
             assert await pauses.pause(), "no refund is made at Stripe"
+
+
+def _decided(status: str, due: int) -> str:
+    """How a sale stands in the quarantine."""
+    return f"{status}: {due} due" if status == "parked" else status

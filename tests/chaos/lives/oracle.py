@@ -423,5 +423,6 @@ class Books:
         """Of what is left; when that comes back after all, the sale is parked again."""
         sale = self.sales[act.on]
         for payment in sale.payments.values():
-            if payment.left:
-                payment.refunds[act.name] = Refund(payment.left, "succeeded")
+            amount = min(sale.due, payment.left)
+            if amount:
+                payment.refunds[act.name] = Refund(amount, "succeeded")

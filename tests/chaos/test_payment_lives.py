@@ -6,7 +6,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -18,10 +18,12 @@ from tests.chaos.lives.generator import TIMES_IN_FIFTY, draw, how_often
 from tests.chaos.lives.shop import Shop, shop_at
 from tests.support.proofs import SEED
 
+# Chosen so that fifty lives hold each act often enough.
+_SEED = SEED + 32
 _AT_ONCE = 24
-_SETTLE_SECONDS, _BETWEEN_RUNS_SECONDS = 60.0, 1.5
+_SETTLE_SECONDS, _BETWEEN_RUNS_SECONDS = 60.0, 3.0
 _TROUBLE = {"drop_percent": 5, "duplicate_percent": 20, "shuffle": True, "seed": SEED}
-_OLD = {"account": "2025-02-24.acacia", "endpoint": "2022-08-01", "percent": 0}
+_OLD = {"account": "2025-02-24.acacia", "endpoint": "2022-08-01", "percent": 25}
 
 
 async def products_of(shop: Shop) -> dict[int, str]:
@@ -50,15 +52,15 @@ async def compared_again_and_again(shop: Shop) -> AsyncIterator[Counter[str]]:
             await running
 
 
-async def live_all(actors: list[Actor]) -> list[str]:
-    """What went wrong in which life."""
+async def of_all(actors: list[Actor], what: Callable[[Actor], Awaitable[str]]) -> list[str]:
+    """What went wrong, so many at a time."""
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def live(actor: Actor) -> str:
+    async def one(actor: Actor) -> str:
         async with places:
-            return await actor.live()
+            return await what(actor)
 
-    return [wrong for wrong in await asyncio.gather(*map(live, actors)) if wrong]
+    return [wrong for wrong in await asyncio.gather(*map(one, actors)) if wrong]
 
 
 async def judge(actors: list[Actor], *, within_seconds: float) -> list[str]:
@@ -71,15 +73,15 @@ async def judge(actors: list[Actor], *, within_seconds: float) -> list[str]:
             return f"{actor.life}\n{error}"
         return ""
 
-    return [wrong for wrong in await asyncio.gather(*map(differs, actors)) if wrong]
+    return await of_all(actors, differs)
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(2_000, marks=pytest.mark.long)])
-@pytest.mark.timeout(3_000)
+@pytest.mark.timeout(7_200)
 async def test_random_payment_lives_end_with_exact_points_and_amounts(
     stack: RunningStack, count: int, record_property: Callable[[str, object], None]
 ) -> None:
-    lives = draw(SEED, count)
+    lives = draw(_SEED, count)
     counted = how_often(lives)
     assert {kind: times for kind, times in counted.items() if times < TIMES_IN_FIFTY} == {}
     only = os.environ.get("AISHOP_LIFE")
@@ -89,7 +91,7 @@ async def test_random_payment_lives_end_with_exact_points_and_amounts(
         await shop.control("webhooks", mode="deliver", **_TROUBLE)
         await shop.control("api_versions", **_OLD)
         async with compared_again_and_again(shop) as runs:
-            wrong = await live_all(actors)
+            wrong = await of_all(actors, Actor.live)
             await shop.quiet()
             wrong += await judge(actors, within_seconds=_SETTLE_SECONDS)
         assert not wrong, "\n\n".join(dict.fromkeys(wrong))

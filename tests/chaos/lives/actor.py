@@ -5,6 +5,7 @@ points, the shop must have heard of what has happened: the actor waits until it 
 """
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +26,8 @@ class Actor:
     def __init__(self, shop: Shop, life: Life, products: dict[int, str]) -> None:
         self.life = life
         self.user = uuid4()
+        # A little before, should clocks differ.
+        self._born = datetime.now(UTC)
         self.books = Books()
         self._shop = shop
         # By price: what the oracle knows of a picture.
@@ -38,6 +41,7 @@ class Actor:
 
     async def live(self) -> str:
         """What went wrong, or nothing."""
+        self._born = datetime.now(UTC) - timedelta(seconds=5)
         for act in self.life.acts:
             try:
                 await getattr(self, f"_{act.kind}")(act)
@@ -64,7 +68,7 @@ class Actor:
             names[row["paymentIntentId"] or row["invoiceId"]].partition("/")[0]: _decided(
                 row["status"], row["dueCents"]
             )
-            for row in await self._shop.parked(fresh=fresh)
+            for row in await self._shop.parked(since=self._born, fresh=fresh)
             if row["paymentIntentId"] in names or row["invoiceId"] in names
         }
         return view
@@ -397,7 +401,7 @@ class Actor:
             await self._heard(payment)
         await self.agreed()
         names = {self.ids.get(act.on), self.ids.get(f"{act.on}/1")} - {None, ""}
-        rows = await self._shop.parked(fresh=True)
+        rows = await self._shop.parked(since=self._born, fresh=True)
         [row] = [each for each in rows if {each["paymentIntentId"], each["invoiceId"]} & names]
         body = {"reason": "a random life", **more}
         await self._shop.ask("POST", f"/api/admin/quarantine/{row['id']}/{decision}", body=body)

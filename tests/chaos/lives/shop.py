@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +15,7 @@ from deploy.local.tokens import mint
 
 JSON = dict[str, Any]
 _PATIENCE_SECONDS = 120.0
-_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 1.0
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.0
 # Lives ask for the same listing at the same time.
 _FRESH_SECONDS = 0.3
 _SAID_LATER = ("request_in_flight", "rate_limited")
@@ -35,7 +36,8 @@ class Shop:
         self._gateway = gateway
         self._stripe = stripe
         self._operator = uuid4()
-        self._quarantine: tuple[float, list[JSON]] = (0.0, [])
+        # When it was listed, back to when, and what there was.
+        self._quarantine: tuple[float, datetime, list[JSON]] = (0.0, datetime.max.replace(tzinfo=UTC), [])
         self._listing = asyncio.Lock()
 
     async def ask(self, method: str, path: str, *, user: UUID | None = None, body: Any = None) -> JSON:
@@ -83,21 +85,24 @@ class Shop:
     async def take_back_fault(self, fault_id: str) -> None:
         await self._stripe.delete(f"/_control/faults/{fault_id}")
 
-    async def parked(self, *, fresh: bool = False) -> list[JSON]:
-        """Everything that is or was in the quarantine."""
+    async def parked(self, *, since: datetime, fresh: bool = False) -> list[JSON]:
+        """Everything that was put into the quarantine since then, and maybe more."""
         async with self._listing:
-            if fresh or time.monotonic() > self._quarantine[0] + _FRESH_SECONDS:
-                self._quarantine = (time.monotonic(), await self._every("/api/admin/quarantine"))
-            return self._quarantine[1]
+            listed_at, back_to, rows = self._quarantine
+            if fresh or since < back_to or time.monotonic() > listed_at + _FRESH_SECONDS:
+                rows = await self._list_parked(since)
+                self._quarantine = (time.monotonic(), since, rows)
+            return rows
 
-    async def _every(self, path: str) -> list[JSON]:
-        items: list[JSON] = []
+    async def _list_parked(self, since: datetime) -> list[JSON]:
+        rows: list[JSON] = []
         cursor: str | None = ""
         while cursor is not None:
-            page = await self.ask("GET", f"{path}?limit=100&cursor={cursor}")
-            items += page["items"]
-            cursor = page["nextCursor"]
-        return items
+            page = await self.ask("GET", f"/api/admin/quarantine?limit=100&cursor={cursor}")
+            rows += page["items"]
+            is_enough = rows and datetime.fromisoformat(rows[-1]["createdAt"]) < since
+            cursor = None if is_enough else page["nextCursor"]
+        return rows
 
     async def reconcile(self) -> JSON:
         """A comparison with Stripe, to its end."""
@@ -127,7 +132,7 @@ class Pauses:
     async def pause(self) -> bool:
         """False when it is too late."""
         await asyncio.sleep(self._seconds)
-        self._seconds = min(_LONGEST_PAUSE_SECONDS, self._seconds * 1.5)
+        self._seconds = min(_LONGEST_PAUSE_SECONDS, self._seconds * 1.6)
         return time.monotonic() < self._deadline
 
 

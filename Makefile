@@ -42,7 +42,8 @@ down: setup ## Stop a detached shop
 test: setup ## Every test, on real servers
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS)
 
-chaos: setup ## The long proofs: every order of events, storms of webhooks, lost answers
+chaos: setup ## The long proofs: every order of events, storms of webhooks, lost answers, lost databases
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements-failover.lock
 	@$(BIN)/python -m pytest -n 0 -m long
 
 bench: setup ## Orders per second and CPU per order, beside pgbench
@@ -87,6 +88,7 @@ locks: setup ## Resolve pyproject.toml into the lock files again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --group dev -o requirements-dev.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --group tools -o requirements-tools.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --group failover -c requirements-dev.lock -o requirements-failover.lock
 
 clean: ## Remove .venv, caches and the local data folder
 	rm -rf .venv .aishop .aishop-chaos .mypy_cache .pytest_cache .ruff_cache

@@ -139,7 +139,7 @@ def one_shots(plan: Plan) -> list[list[tuple[str, list[str], dict[str, str]]]]:
     migrations = [
         (
             f"migrate-{service}",
-            _python(f"services.{service}", "migrate"),
+            python(f"services.{service}", "migrate"),
             {"DATABASE_OWNER_URL": plan.database_url(service, "owner")},
         )
         for service in SERVICES
@@ -147,7 +147,7 @@ def one_shots(plan: Plan) -> list[list[tuple[str, list[str], dict[str, str]]]]:
     seeds = [
         (
             f"seed-{service}",
-            _python(f"services.{service}", "seed"),
+            python(f"services.{service}", "seed"),
             {"DATABASE_WORKER_URL": plan.database_url(service, "worker"), **environment},
         )
         for service, environment in (("orders", _assets(plan)), ("payments", {}))
@@ -198,7 +198,7 @@ def _assets(plan: Plan) -> dict[str, str]:
 def _service(plan: Plan, service: str, environment: dict[str, str]) -> Part:
     return Part(
         service,
-        _python(f"services.{service}"),
+        python(f"services.{service}"),
         ready=partial(_is_serving, plan.address(service)),
         environment={
             "DATABASE_APP_URL": plan.database_url(service, "app"),
@@ -215,7 +215,7 @@ def _service(plan: Plan, service: str, environment: dict[str, str]) -> Part:
 def _gateway(plan: Plan) -> Part:
     return Part(
         "gateway",
-        _python("gateway"),
+        python("gateway"),
         ready=partial(_answers_http, f"{plan.url('gateway')}/healthz"),
         environment={
             "LISTEN": plan.address("gateway"),
@@ -236,7 +236,7 @@ def _gateway(plan: Plan) -> Part:
 def _sandbox(plan: Plan) -> Part:
     return Part(
         "stripe",
-        _python("deploy.local.stripe_sandbox"),
+        python("deploy.local.stripe_sandbox"),
         ready=partial(_answers_http, f"{plan.url('stripe')}/healthz"),
         environment={
             "SANDBOX_LISTEN": plan.address("stripe"),
@@ -252,7 +252,7 @@ def _sandbox(plan: Plan) -> Part:
 def _mailbox(plan: Plan) -> Part:
     return Part(
         "mailbox",
-        _python("deploy.local.mailbox"),
+        python("deploy.local.mailbox"),
         ready=partial(_answers_http, f"{plan.url('mailbox')}/healthz"),
         environment={
             "MAILBOX_SMTP_LISTEN": plan.address("smtp"),
@@ -262,7 +262,7 @@ def _mailbox(plan: Plan) -> Part:
     )
 
 
-def _python(module: str, *arguments: str) -> list[str]:
+def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 

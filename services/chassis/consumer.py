@@ -165,8 +165,14 @@ class Consumer:
 
     async def _settle(self, message: Msg) -> None:
         """Handles one message, in its own trace, and tells the broker what became of it."""
-        traceparent = (message.headers or {}).get(tracing.HEADER)
-        with tracing.continued(traceparent, f"process {message.subject}", kind=SpanKind.CONSUMER):
+        headers = message.headers or {}
+        told = tracing.messaging("process", message.subject, headers.get("Nats-Msg-Id", ""))
+        with tracing.continued(
+            headers.get(tracing.HEADER),
+            f"process {message.subject}",
+            kind=SpanKind.CONSUMER,
+            attributes={**told, "messaging.consumer.group.name": self._of.durable},
+        ):
             await self._settle_traced(message)
 
     async def _settle_traced(self, message: Msg) -> None:

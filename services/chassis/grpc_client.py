@@ -10,10 +10,12 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from opentelemetry.trace import SpanKind
@@ -171,14 +173,26 @@ class _RenewedMethod:
 
 async def call(method: Any, request: Any, *, timeout_seconds: float) -> Any:
     """One unary call; raises the callee's DomainError, Unavailable, or OutcomeUnknown."""
-    name = type(request).__name__.removesuffix("Request")
-    with tracing.within(name, kind=SpanKind.CLIENT):
+    name, attributes = _told(request.DESCRIPTOR)
+    with tracing.within(name, kind=SpanKind.CLIENT, attributes=attributes):
         try:
-            return await method(request, timeout=timeout_seconds, metadata=_metadata())
+            answer = await method(request, timeout=timeout_seconds, metadata=_metadata())
+            tracing.annotate({tracing.RPC_STATUS: grpc.StatusCode.OK.name})
+            return answer
         except grpc.aio.AioRpcError as error:
             failure = as_domain_error(error)
+            tracing.annotate({tracing.RPC_STATUS: error.code().name})
             tracing.refuse(failure)
             raise failure from error
+
+
+@cache
+def _told(request: Descriptor) -> tuple[str, tracing.Attributes]:
+    """The name of the call that has such a request, and what to tell of it."""
+    name = request.name.removesuffix("Request")
+    services = request.file.services_by_name.values()
+    service = next((each.full_name for each in services if name in each.methods_by_name), "")
+    return name, tracing.rpc(f"{service}/{name}")
 
 
 @asynccontextmanager

@@ -109,7 +109,7 @@ class GrpcServer:
         """Registers a servicer with every method guarded, and with TLS open to its callers only."""
         for method in descriptor.methods:
             guard = self._guarded_stream if method.server_streaming else self._guarded
-            guarded = guard(getattr(servicer, method.name))
+            guarded = guard(getattr(servicer, method.name), f"{descriptor.full_name}/{method.name}")
             if self._identity:
                 guarded = _for_callers(self._callers[descriptor.full_name][method.name], guarded)
             name = f"{descriptor.name}/{method.name}"
@@ -154,12 +154,14 @@ class GrpcServer:
         for name in ("", *self._names):
             await self._health.set(name, status)
 
-    def _guarded(self, method: Method) -> Method:
+    def _guarded(self, method: Method, name: str) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            with _span(context, method):
+            with _span(context, name):
                 task = self._started(method(request, context))
                 try:
-                    return await asyncio.shield(task)
+                    answer = await asyncio.shield(task)
+                    tracing.annotate({tracing.RPC_STATUS: grpc.StatusCode.OK.name})
+                    return answer
                 except asyncio.CancelledError:
                     task.add_done_callback(_log_late_failure)
                     raise
@@ -168,9 +170,9 @@ class GrpcServer:
 
         return call
 
-    def _guarded_stream(self, method: StreamMethod) -> Method:
+    def _guarded_stream(self, method: StreamMethod, name: str) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            with _span(context, method):
+            with _span(context, name):
                 messages = method(request, context)
                 step = self._started(_following(messages))
                 try:
@@ -251,13 +253,12 @@ async def _wound_up(step: "asyncio.Future[Any]", messages: AsyncGenerator[Any, N
     await messages.aclose()
 
 
-def _span(
-    context: "grpc.aio.ServicerContext[Any, Any]", method: Method | StreamMethod
-) -> AbstractContextManager[Span]:
+def _span(context: "grpc.aio.ServicerContext[Any, Any]", name: str) -> AbstractContextManager[Span]:
     """grpc gives each call a task of its own; its span goes on with the caller's trace."""
     metadata = context.invocation_metadata() or ()
     traceparent = next((str(value) for name, value in metadata if name == tracing.HEADER), None)
-    return tracing.continued(traceparent, method.__name__, kind=SpanKind.SERVER)
+    method = name.rpartition("/")[2]
+    return tracing.continued(traceparent, method, kind=SpanKind.SERVER, attributes=tracing.rpc(name))
 
 
 async def _answer(context: "grpc.aio.ServicerContext[Any, Any]", error: Exception, method: str) -> NoReturn:
@@ -267,6 +268,7 @@ async def _answer(context: "grpc.aio.ServicerContext[Any, Any]", error: Exceptio
     if isinstance(error, (psycopg.OperationalError, DBAPIError, PoolTimeout)):
         await abort(context, _database_error(error))
     tracing.fail(type(error).__name__)
+    tracing.annotate({tracing.RPC_STATUS: grpc.StatusCode.INTERNAL.name})
     log.error("grpc.unexpected_error", method=method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, type(error).__name__)
 
@@ -293,6 +295,7 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: DomainErro
     """Answers a domain error as its gRPC code with google.rpc.ErrorInfo {reason, metadata}."""
     code = STATUS_CODES[error.category]
     tracing.refuse(error)
+    tracing.annotate({tracing.RPC_STATUS: code.name})
     info = AnyMessage()
     info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.fields))
     status = status_pb2.Status(code=code.value[0], message=error.message, details=[info])

@@ -186,7 +186,10 @@ class Relay:
 
     async def _send(self, jetstream: JetStreamContext, row: _Unsent) -> "asyncio.Future[PubAck]":
         """The broker's promise to acknowledge."""
-        with tracing.continued(row.traceparent, f"publish {row.subject}", kind=SpanKind.PRODUCER):
+        told = tracing.messaging("send", row.subject, str(row.id))
+        with tracing.continued(
+            row.traceparent, f"publish {row.subject}", kind=SpanKind.PRODUCER, attributes=told
+        ):
             return await jetstream.publish_async(
                 row.subject, row.payload, headers=self._headers(row), wait_stall=_ACK_SECONDS
             )

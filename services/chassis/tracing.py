@@ -8,6 +8,7 @@ collector to tell (trace_export.py) a span is only its place in a trace: ids go 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from opentelemetry import context, trace
 from opentelemetry.trace import (
@@ -26,6 +27,7 @@ from services.chassis.errors import DomainError, Unavailable
 
 HEADER = "traceparent"
 Attributes = Mapping[str, str | int]
+RPC_STATUS = "rpc.response.status_code"
 _W3C = TraceContextTextMapPropagator()
 _NOTHING = context.Context()
 _TRACER = trace.get_tracer("aishop")
@@ -113,6 +115,22 @@ def add_trace_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     if (found := trace_id()) is not None:
         event["trace_id"] = found
     return event
+
+
+def messaging(operation: Literal["send", "process"], subject: str, message_id: str) -> Attributes:
+    """What OpenTelemetry's conventions tell of a message."""
+    return {
+        "messaging.system": "nats",
+        "messaging.operation.type": operation,
+        "messaging.operation.name": "publish" if operation == "send" else operation,
+        "messaging.destination.name": subject,
+        "messaging.message.id": message_id,
+    }
+
+
+def rpc(method: str) -> Attributes:
+    """And of a call; `method` is the whole name, package.Service/Method."""
+    return {"rpc.system.name": "grpc", "rpc.method": method}
 
 
 @contextmanager

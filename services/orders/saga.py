@@ -132,7 +132,7 @@ class Runner:
     async def _advance(self, saga: Saga, step: Step, run: Run) -> Run | None:
         failpoints.hit(f"saga.{step.name}.calling")
         try:
-            with tracing.within(step.name):
+            with tracing.within(step.name, attributes={"aishop.saga": saga.name}):
                 result = await step.do(run)
         except Unavailable as error:
             return await self._again(saga, run, step.name, error)
@@ -206,7 +206,7 @@ class Runner:
 
     async def _drive_claimed(self, run: Run) -> None:
         """One failing run must not take its neighbours down: it is resumed when its lease expires."""
-        with tracing.continued(run.traceparent, f"resume {run.saga}"):
+        with tracing.continued(run.traceparent, f"resume {run.saga}", attributes={"aishop.saga": run.saga}):
             try:
                 await self._drive_or_park(run)
             except Exception as error:
@@ -237,7 +237,9 @@ class Runner:
     async def _do_batch(self, step: Step | BatchStep, batch: Sequence[Run]) -> None:
         assert isinstance(step, BatchStep)
         causes = [run.traceparent for run in batch]
-        with rounds.under_way(step.name), tracing.continued(None, f"batch {step.name}", causes=causes):
+        told = {"aishop.saga": batch[0].saga, "aishop.runs": len(batch)}
+        name = f"batch {step.name}"
+        with rounds.under_way(step.name), tracing.continued(None, name, attributes=told, causes=causes):
             await self._do_batch_traced(step, batch)
 
     async def _do_batch_traced(self, step: BatchStep, batch: Sequence[Run]) -> None:

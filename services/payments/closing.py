@@ -134,7 +134,9 @@ class Closer:
 
     async def _settle(self, checkout: Checkout, deadline: float) -> None:
         assert checkout.session_id, "an open checkout has a session"
-        with tracing.continued(checkout.traceparent, "ask about checkout"):
+        with tracing.continued(
+            checkout.traceparent, "ask about checkout", attributes={"aishop.checkout_id": str(checkout.id)}
+        ):
             try:
                 session = await self._retrieve(checkout.session_id, deadline)
                 failed = await self._has_failed(session, deadline)

@@ -172,7 +172,13 @@ class EventWorker:
         async with self._database.worker() as connection:
             if found is not None:
                 traceparent = await trace_of(connection, found)
-                traced.enter_context(tracing.continued(traceparent, f"settle {event.type}"))
+                traced.enter_context(
+                    tracing.continued(
+                        traceparent,
+                        f"settle {event.type}",
+                        attributes={"aishop.stripe_event.type": event.type},
+                    )
+                )
             outcome = await self._apply(connection, found)
             await events.finish_event(
                 connection,

@@ -87,7 +87,9 @@ class Opener:
         return len(claimed) == _BATCH
 
     async def _complete(self, checkout: Checkout, deadline: float) -> None:
-        with tracing.continued(checkout.traceparent, "resume checkout"):
+        with tracing.continued(
+            checkout.traceparent, "resume checkout", attributes={"aishop.checkout_id": str(checkout.id)}
+        ):
             log.info("checkout.resumed", checkout_id=str(checkout.id), tries=checkout.tries)
             try:
                 await self.open(checkout, deadline=deadline)

@@ -111,7 +111,11 @@ class Reconciler:
         findings = await self._looker.ours_among(findings)
         changes: list[str] = []
         async with self._database.worker() as connection:
-            with tracing.continued(await trace_of(connection, findings), "reconcile"):
+            with tracing.continued(
+                await trace_of(connection, findings),
+                "reconcile",
+                attributes={"aishop.findings": len(findings)},
+            ):
                 for finding in findings:
                     outcome = await settle(connection, finding)
                     changes += [_drift_kind(effect.kind, effect.change) for effect in outcome.effects]

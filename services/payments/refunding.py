@@ -76,7 +76,9 @@ class Refunder:
         return len(claimed) == _BATCH
 
     async def _resume(self, refund: Refund, deadline: float) -> None:
-        with tracing.continued(refund.traceparent, "resume refund"):
+        with tracing.continued(
+            refund.traceparent, "resume refund", attributes={"aishop.refund_id": str(refund.id)}
+        ):
             await self._complete(refund, deadline)
 
     async def _complete(self, refund: Refund, deadline: float) -> None:

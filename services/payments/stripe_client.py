@@ -300,7 +300,14 @@ async def while_busy(call: Callable[[], Awaitable[_Answer]], *, deadline: float)
 
 
 async def _answer(name: str, call: Awaitable[_Answer], deadline: float) -> _Answer:
-    with tracing.within(f"stripe {name}", kind=SpanKind.CLIENT), metrics.calling_stripe(name):
+    with (
+        tracing.within(
+            f"stripe {name}",
+            kind=SpanKind.CLIENT,
+            attributes={"peer.service": "stripe", "aishop.operation": name},
+        ),
+        metrics.calling_stripe(name),
+    ):
         try:
             return await _answer_or_meaning(call, deadline)
         except (StripeUnknown, StripeRefused) as error:

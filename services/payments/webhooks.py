@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
+from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
@@ -26,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from services.chassis import failpoints, logs
+from services.chassis import failpoints, logs, tracing
 from services.chassis.at_once import AtOnce
 from services.chassis.bodies import Bodies, BodyTooLarge, BodyTooSlow, TooManyBodies
 from services.chassis.client_address import Network, address_of, source_of
@@ -40,6 +41,7 @@ from services.payments.events import READERS, event_label, payload_place
 
 log = logs.get(__name__)
 
+PATH = "/api/webhooks/stripe"
 MAX_BODY_BYTES = 512 * 1024
 TOLERANCE_SECONDS = 300
 _MAX_SIGNATURES = 16
@@ -260,6 +262,20 @@ class Door:
 
     async def receive(self, request: Request) -> Response:
         """POST /api/webhooks/stripe"""
+        with tracing.continued(
+            None,
+            f"POST {PATH}",
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": "POST", "http.route": PATH, "url.scheme": request.url.scheme},
+            causes=[request.headers.get(tracing.HEADER)],
+        ):
+            answer = await self._answer(request)
+            tracing.annotate({"http.response.status_code": answer.status_code})
+            if answer.status_code >= 500:
+                tracing.fail(str(answer.status_code))
+            return answer
+
+    async def _answer(self, request: Request) -> Response:
         source = source_of(address_of(request.scope, self._trusted_proxies))
         with self._at_once.one(source) as is_allowed:
             if refusal := self._refusal(source, is_allowed=is_allowed):
@@ -308,7 +324,7 @@ def create_app(door: Door) -> Starlette:
     """What the webhook port answers."""
     return Starlette(
         routes=[
-            Route("/api/webhooks/stripe", door.receive, methods=["POST"]),
+            Route(PATH, door.receive, methods=["POST"]),
             Route("/healthz", health, methods=["GET"]),
         ]
     )

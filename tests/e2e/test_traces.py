@@ -101,6 +101,52 @@ async def test_a_refusal_is_no_failure_and_a_trace_tells_no_paths(
     assert spans["orders: GetOrder"].attributes["aishop.refused"] == "ORDER_NOT_FOUND"
 
 
+async def test_spans_say_what_they_are_by_the_conventions_and_probes_leave_none(
+    collector: Collector, stack: RunningStack, customer: Customer
+) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert (await customer.http.get(path)).status_code == 200
+    claimed = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{claimed}-00f067aa0ba902b7-01", "Stripe-Signature": "t=1,v1=00"}
+    for url in (f"{stack.file.gateway_url}/api/webhooks/stripe", stack.file.webhook_url):
+        refused = await customer.http.post(url, content=b"{}", headers=headers)
+        assert refused.status_code == 400
+    opened = await customer.http.post("/api/checkout/points", json={"packageId": "basic"})
+    await pay(await customer.page_of(opened.json()["checkoutId"]))
+    await until(customer.profile, lambda profile: profile["points"] > 0)
+    trace_id = opened.headers["X-Trace-Id"]
+
+    async def received() -> dict[str, ReceivedSpan]:
+        inbound = [span for span in list(collector.spans) if claimed in span.links]
+        spans = [*collector.of(trace_id).values(), *inbound]
+        return {f"{span.service}: {span.name}": span for span in spans}
+
+    name = "process payments.points.grant_changed"
+    spans = await until(received, lambda told: f"wallet: {name}" in told and len(told) > 7)
+    told = spans["gateway: POST /api/checkout/points"].attributes
+    assert (told["http.request.method"], told["http.route"]) == ("POST", "/api/checkout/points")
+    assert told["http.response.status_code"] == "201"
+    for service in ("gateway", "payments"):
+        webhook = spans[f"{service}: POST /api/webhooks/stripe"]
+        assert webhook.attributes["http.response.status_code"] == "400"
+        # A stranger's trace is linked, and not gone on with.
+        assert (webhook.trace != claimed, webhook.parent) == (True, "")
+        told = spans[f"{service}: CreatePointsCheckout"].attributes
+        assert told["rpc.system.name"] == "grpc"
+        assert told["rpc.method"] == "aishop.payments.v1.PaymentsService/CreatePointsCheckout"
+        assert told["rpc.response.status_code"] == "OK"
+    subject = name.removeprefix("process ")
+    for place, operation in ((f"payments: publish {subject}", "send"), (f"wallet: {name}", "process")):
+        told = spans[place].attributes
+        assert (told["messaging.system"], told["messaging.destination.name"]) == ("nats", subject)
+        assert told["messaging.operation.type"] == operation
+        assert told["messaging.message.id"]
+    assert spans[f"wallet: {name}"].attributes["messaging.consumer.group.name"]
+    everything = list(collector.spans)
+    assert {span.name for span in everything if not span.attributes} == set()
+    assert not {"GET /healthz", "GET /readyz", "HealthCheck", "Check"} & {span.name for span in everything}
+
+
 async def test_a_trace_id_leads_to_a_line_of_what_changed_something_or_went_wrong(
     stack: RunningStack, customer: Customer
 ) -> None:

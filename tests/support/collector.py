@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class Collector:
                         parent=span.parent_span_id.hex(),
                         links=tuple(link.trace_id.hex() for link in span.links),
                         is_failed=span.status.code == span.status.STATUS_CODE_ERROR,
-                        attributes={each.key: each.value.string_value for each in span.attributes},
+                        attributes={each.key: _text(each.value) for each in span.attributes},
                     )
                     for span in scope.spans
                 ]
+
+
+def _text(value: AnyValue) -> str:
+    return str(getattr(value, value.WhichOneof("value") or "string_value"))
 
 
 @contextmanager

@@ -237,7 +237,7 @@ class Runner:
     async def _do_batch(self, step: Step | BatchStep, batch: Sequence[Run]) -> None:
         assert isinstance(step, BatchStep)
         causes = [run.traceparent for run in batch]
-        told = {"aishop.saga": batch[0].saga, "aishop.runs": len(batch)}
+        told: tracing.Attributes = {"aishop.saga": batch[0].saga, "aishop.runs": len(batch)}
         name = f"batch {step.name}"
         with rounds.under_way(step.name), tracing.continued(None, name, attributes=told, causes=causes):
             await self._do_batch_traced(step, batch)

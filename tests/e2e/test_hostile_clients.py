@@ -17,6 +17,7 @@ import httpx
 
 from deploy.local.ephemeral import RunningStack
 from tests.e2e.rest_client import Customer, sign_in
+from tests.e2e.test_rest_downloads import bought, only_download
 from tests.e2e.test_rest_orders import line, product_of
 from tests.support.plain_http import NO_TLS
 from tests.support.raw_http import Answer, connected, request
@@ -123,6 +124,38 @@ async def test_a_stream_ends_when_its_token_does(stack: RunningStack, customer: 
         assert answer.status_code == 200
         assert "event: end" not in [text async for text in answer.aiter_lines()]
         assert time.time() >= expires_at
+
+
+async def test_whoever_goes_away_is_no_defect_of_ours(stack: RunningStack, customer: Customer) -> None:
+    """Reads that are cut at any point: at most a quiet line each, never an error, never a traceback."""
+    gateway, webhooks = ports(stack)
+    token = ("Authorization", customer.http.headers["Authorization"])
+    order_id = await bought(customer)
+    download = await only_download(customer, order_id)
+    parts = ("gateway", "payments", "orders", "wallet")
+    before = {part: len(stack.log(part, 100_000)) for part in parts}
+    for origin, data in (
+        (gateway, request("POST", "/api/checkout", token, JSON, length=100) + b"{"),
+        (gateway, request("POST", WEBHOOKS, length=100) + b"{"),
+        (webhooks, request("POST", WEBHOOKS, length=100) + b"{"),
+        *(
+            (gateway, request("GET", path, token))
+            for path in ("/api/products", "/api/profile", "/api/orders")
+        ),
+        *((gateway, request("GET", download["url"], token)) for _ in range(3)),
+        (gateway, request("GET", f"/api/orders/{order_id}/events", token)),
+        (gateway, request("GET", "/docs/swagger-ui-bundle.js") * 4),
+    ):
+        for _ in range(5):
+            async with connected(origin, receive_buffer_bytes=4096) as wire:
+                await wire.send(data)
+    # Whatever was under way behind has ended when as much as ever may begin.
+    await asyncio.gather(*(customer.profile() for _ in range(20)))
+    for part in parts:
+        told = stack.log(part, 100_000)[before[part] :].splitlines()
+        lines = [json.loads(line) for line in told if line.startswith("{")]
+        assert [line for line in lines if line["level"] in ("error", "critical")] == []
+        assert [line for line in told if "Traceback" in line or '"exception"' in line] == []
 
 
 @asynccontextmanager

@@ -101,9 +101,9 @@ INVARIANTS: tuple[Invariant, ...] = (
         FROM payments p LEFT JOIN (
             SELECT payment_id,
                 coalesce(sum(coalesce(share_cents, amount_cents))
-                    FILTER (WHERE status IN ('needs_response', 'under_review')), 0) AS held,
+                    FILTER (WHERE status ~ '^(appeal_)?(needs_response|under_review)$'), 0) AS held,
                 coalesce(sum(coalesce(lost_cents, amount_cents)) FILTER (WHERE status = 'lost'), 0) AS lost,
-                CASE WHEN bool_or(status IN ('needs_response', 'under_review')) THEN 'open'
+                CASE WHEN bool_or(status ~ '^(appeal_)?(needs_response|under_review)$') THEN 'open'
                     WHEN bool_or(status = 'lost') THEN 'lost'
                     WHEN bool_or(status = 'won') THEN 'won' END AS gravest
             FROM disputes GROUP BY payment_id) d ON d.payment_id = p.id

@@ -309,7 +309,8 @@ def net_points(points: int, paid_cents: int, taken_back_cents: int) -> int:
 # docs.stripe.com/api/refunds/object#refund_object-status: these have left, or are about to leave, the shop.
 GIVEN_BACK = frozenset({"pending", "requires_action", "succeeded"})
 # docs.stripe.com/disputes/how-disputes-work: `warning_*` is an inquiry and moves no money.
-OPEN_DISPUTES = frozenset({"needs_response", "under_review"})
+# An appeal opens anew what was lost, and the bank still has the money.
+OPEN_DISPUTES = frozenset({"needs_response", "under_review", "appeal_needs_response", "appeal_under_review"})
 
 
 @dataclass(frozen=True, slots=True)

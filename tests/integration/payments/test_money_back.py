@@ -128,6 +128,18 @@ async def test_an_inquiry_moves_nothing(payments: Payments, stripe: Sandbox) -> 
     assert len(await grants(payments, checkout.id)) == 1
 
 
+async def test_an_appeal_opens_a_lost_dispute_anew(payments: Payments, stripe: Sandbox) -> None:
+    checkout, intent = await bought(payments, stripe)
+    dispute = (await stripe.control("disputes", payment_intent=intent, amount=1200))["id"]
+    left = POINTS - POINTS * 1200 // PRICE
+    await stripe.control(f"disputes/{dispute}", status="lost")
+    await stripe.control(f"disputes/{dispute}", status="appeal_under_review")
+    await payments.until("SELECT 1 FROM payments WHERE checkout_id = %s AND dispute = 'open'", checkout.id)
+    await until_net(payments, checkout, left)
+    await stripe.control(f"disputes/{dispute}", status="won")
+    await until_net(payments, checkout, POINTS)
+
+
 async def test_refund_and_dispute_together_reverse_once(payments: Payments, stripe: Sandbox) -> None:
     checkout, intent = await bought(payments, stripe)
     await stripe.post("refunds", payment_intent=intent, amount=1000)

@@ -38,7 +38,10 @@ _AT_THE_SANDBOX = {
     )
 }
 # Their tests meet in one shop.
-_SHOPPERS = ("tests/e2e", "tests/contract", "tests/browser", "tests/chaos/test_lost_webhooks.py")
+_SHOPPERS = (
+    *("tests/e2e", "tests/contract", "tests/browser"),
+    *("tests/chaos/test_lost_webhooks.py", "tests/chaos/test_payment_lives.py"),
+)
 
 
 def group_of(nodeid: str) -> str:

@@ -243,7 +243,8 @@ class Actor:
         back = {"reinstated": act.amount} if act.amount else {}
         await self._shop.control(f"disputes/{self.ids[f'{act.on} {act.name}']}", status=act.what, **back)
 
-    _review = _close_inquiry = _escalate = _win = _lose = _lose_in_part = _win_after_all = _move_dispute
+    _review = _close_inquiry = _escalate = _win = _lose = _lose_in_part = _move_dispute
+    _appeal = _win_after_all = _move_dispute
 
     # Subscriptions.
 

@@ -39,7 +39,7 @@ _MAKES_POSSIBLE = {
     "debit": ("debit_succeeds", "debit_fails", "debit_is_canceled"),
     "inquire": ("escalate", "close_inquiry"),
     "dispute": ("review", "win", "lose", "lose_in_part"),
-    "lose": ("win_after_all",),
+    "lose": ("win_after_all", "appeal"),
     "refund_pends": ("refund_succeeds",),
     "refund_fails": ("settle_owed", "write_off_owed"),
 }
@@ -218,13 +218,14 @@ class _Drawing:
 
         if status == "needs_response":
             yield move("review", "under_review")
-        if status in ("needs_response", "under_review"):
+        if status in ("needs_response", "under_review", "appeal_under_review"):
             yield move("win", "won")
             yield move("lose", "lost")
             if amount > 1:
                 yield move("lose_in_part", "lost", self._chance.randint(1, amount - 1))
         if status == "lost" and not returned:
             yield move("win_after_all", "won")
+            yield move("appeal", "appeal_under_review")
         if status in _INQUIRIES:
             yield move("close_inquiry", "warning_closed")
             payment = self._books.payment(name)

@@ -6,9 +6,10 @@ The rules, in plain English:
     several payments, and it grants its points when it is what was agreed, once.
 2.  Of a payment is *gone*: what was refunded and did not fail (by whomever; money that is still on its
     way counts), what an open dispute holds, and what a dispute that ended lost has taken. A lost dispute took
-    what its balance transactions say: less what was given back of it, and nothing once it is won after all.
-    An inquiry (`warning_*`) and a won dispute hold nothing. A dispute in the bank's own currency is about the
-    share of the payment that it took. More than the payment is never gone.
+    what its balance transactions say: less what was given back of it, and nothing once it is won after all;
+    while an appeal is decided, it is open. An inquiry (`warning_*`) and a won dispute hold nothing. A dispute
+    in the bank's own currency is about the share of the payment that it took. More than the payment is never
+    gone.
 3.  A sale's points are worth, *net*: its points less the part of them, rounded down, that is gone of all
     that was paid for it. A customer has the nets of all sales less what was spent; below zero it is a debt.
 4.  An order is pending until it is paid, processing while a bank debit is on its way, and failed when its
@@ -41,7 +42,7 @@ PLAN_POINTS, PLAN_CENTS = 300, 1999
 PICTURES = (499, 799, 999, 1299, 1499, 1999, 2499, 2999)
 PICTURE_POINTS = 50
 
-_HELD = ("needs_response", "under_review")
+_HELD = ("needs_response", "under_review", "appeal_under_review")
 
 
 @dataclass
@@ -317,7 +318,8 @@ class Books:
         dispute.status = act.what
         dispute.returned = act.amount if act.what == "lost" else 0
 
-    _review = _close_inquiry = _escalate = _win = _lose = _lose_in_part = _win_after_all = _move_dispute
+    _review = _close_inquiry = _escalate = _win = _lose = _lose_in_part = _move_dispute
+    _appeal = _win_after_all = _move_dispute
 
     # Subscriptions.
 

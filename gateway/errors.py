@@ -195,6 +195,9 @@ KINDS: dict[str, Kind] = {
         retry_after_seconds=2,
     ),
     # For operators
+    "price_below_minimum": Kind(
+        422, "Stripe charges no less", "`minimum` is the least in the shop's currency: raise the price."
+    ),
     "product_changed": Kind(
         412,
         "The product changed since it was read",

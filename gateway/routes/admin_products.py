@@ -155,7 +155,7 @@ async def list_all_products(
     status_code=201,
     operation_id="createProduct",
     openapi_extra=_KEY,
-    responses=operator_problems(*BODY, *KEYED),
+    responses=operator_problems(*BODY, *KEYED, "price_below_minimum"),
 )
 async def create_product(request: Request, response: Response, body: NewProduct) -> StockedProduct:
     """Puts a product on sale, once under its key."""
@@ -196,7 +196,7 @@ async def inspect_product(request: Request, response: Response, product_id: Prod
     "/api/admin/products/{productId}",
     operation_id="changeProduct",
     openapi_extra=_CONDITIONAL,
-    responses=operator_problems(*BODY, *_CHANGE),
+    responses=operator_problems("price_below_minimum", *BODY, *_CHANGE),
 )
 async def change_product(
     request: Request, response: Response, product_id: ProductId, body: ProductChange

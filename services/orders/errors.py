@@ -13,6 +13,10 @@ def product_inactive(product_id: UUID) -> Rejected:
     return Rejected("PRODUCT_INACTIVE", "this product is no longer sold", product_id=product_id)
 
 
+def price_below_minimum(*, price_cents: int, minimum: int) -> Rejected:
+    return Rejected("PRICE_BELOW_MINIMUM", "Stripe charges no less", price_cents=price_cents, minimum=minimum)
+
+
 def product_exists(product_id: UUID) -> Conflict:
     return Conflict("PRODUCT_EXISTS", "this product_id stands for another product", product_id=product_id)
 

@@ -175,6 +175,7 @@ async def serve(settings: Settings) -> None:
             Worker("refunds.complete", refunder.complete_batch, tick_seconds=refunding.TICK_SECONDS).run(),
             Worker("checkouts.complete", opener.complete_batch, tick_seconds=opening.TICK_SECONDS).run(),
             Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
+            Worker("subscriptions.cancel", closer.cancel_seconds, tick_seconds=closing.TICK_SECONDS).run(),
             Retention(database).run(),
             Sampler(database, metrics.samples()).run(),
             invariants.watching(database, INVARIANTS, is_ours=lambda: relay.leads).run(),

@@ -12,7 +12,7 @@ from uuid import UUID
 from services.chassis import logs, tracing
 from services.chassis.db import Database
 from services.payments import errors, queries, rules
-from services.payments.commands import checkouts
+from services.payments.commands import checkouts, subscriptions
 from services.payments.commands.settlement import settle
 from services.payments.errors import StripeRefused, StripeUnknown
 from services.payments.looks import Looker
@@ -113,6 +113,27 @@ class Closer:
         if ended is None or not ended.is_over_with_period:
             raise errors.subscription_unconfirmed()
         return ended
+
+    async def cancel_seconds(self) -> bool:
+        """Cancels at Stripe what was bought twice; True when there may be more."""
+        async with self._database.worker() as connection:
+            claimed = await subscriptions.claim_seconds(connection, limit=_BATCH)
+        await asyncio.gather(*(self._cancel(subscription) for subscription in claimed))
+        return len(claimed) == _BATCH
+
+    async def _cancel(self, subscription: Subscription) -> None:
+        stripe_id = subscription.stripe_subscription_id
+        deadline = asyncio.get_running_loop().time() + CALL_SECONDS
+        try:
+            # Refused when it has ended: the look tells.
+            with suppress(StripeRefused):
+                await self._stripe.cancel_at_once(stripe_id, deadline=deadline)
+            found = await self._looker.subscription(stripe_id)
+            async with self._database.worker() as connection:
+                await settle(connection, found)
+        except (StripeRefused, StripeUnknown) as error:
+            # It is due again later.
+            log.error("subscription.not_canceled", subscription_id=str(subscription.id), error=repr(error))
 
     async def settle_overdue(self) -> bool:
         """Asks Stripe about checkouts whose end should have been told; True when there may be more."""

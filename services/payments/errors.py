@@ -11,6 +11,15 @@ def package_not_found(package_id: str) -> NotFound:
     return NotFound("PACKAGE_NOT_FOUND", "there is no such points package", package_id=package_id)
 
 
+def price_below_minimum(what: str, *, price_cents: int, minimum: int) -> Rejected:
+    return Rejected(
+        "PRICE_BELOW_MINIMUM",
+        f"{what} costs {price_cents}, and Stripe charges no less than {minimum}",
+        price_cents=price_cents,
+        minimum=minimum,
+    )
+
+
 def price_changed(*, points: int, price_cents: int, currency: str) -> Conflict:
     return Conflict(
         "PRICE_CHANGED",

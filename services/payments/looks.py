@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 from services.chassis import logs
 from services.chassis.db import Database
 from services.chassis.rates import Rate
-from services.payments import queries, rules, stripe_objects
+from services.payments import queries, rules, sales, stripe_objects
 from services.payments.allowance import Allowance
 from services.payments.errors import StripeRefused
 from services.payments.findings import (
@@ -225,6 +225,22 @@ class Looker:
         observed_at = await self._now()
         theirs = await self._stripe.retrieve_subscription(subscription_id, deadline=_deadline())
         return SubscriptionFound(theirs, observed_at)
+
+    async def payment(self, intent_id: str) -> Findings:
+        """What a payment was for: the session that it was made in, or the payment itself."""
+        intent = await self._stripe.retrieve_intent(intent_id, deadline=_deadline())
+        return await self._sessions_of(intent_id) or [IntentFound(intent)]
+
+    async def subscription_and_invoices(self, subscription_id: str) -> Findings:
+        """With those of its paid invoices that are not known: one that was paid late has no other news."""
+        found: list[Finding] = [await self.subscription(subscription_id)]
+        listed = self._stripe.list_invoices_of(subscription_id, deadline=_deadline())
+        paid = [each.id async for each in listed if not sales.gives_nothing(each)]
+        async with self._database.worker() as connection:
+            unknown = await queries.unknown_invoices(connection, paid)
+        for invoice_id in unknown:
+            found += await self.invoice(invoice_id)
+        return found
 
     async def invoice(self, invoice_id: str) -> Findings:
         """The invoice, after its subscription when that is new to us."""

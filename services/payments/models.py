@@ -102,6 +102,8 @@ checkouts = Table(
     Column("lease_token", Uuid),
     _time("lease_until"),
     Column("tries", Integer, nullable=False, server_default="0"),
+    # Whether it is the one page of its user and plan while it is open.
+    Column("plan_page", Boolean, nullable=False, server_default=text("false")),
     # W3C: the trace of whoever asked for it, which Stripe's news continue.
     Column("traceparent", Text),
     _time("created_at"),
@@ -131,6 +133,13 @@ checkouts = Table(
     ),
     CheckConstraint("(status = 'failed') = (failure_reason IS NOT NULL)", name="failed_has_a_reason"),
     Index("idx_checkouts_user_created", "user_id", "created_at"),
+    Index(
+        "idx_checkouts_one_page",
+        "user_id",
+        "plan_id",
+        unique=True,
+        postgresql_where=text("plan_page AND status IN ('creating', 'open')"),
+    ),
     Index("idx_checkouts_creating", "lease_until", postgresql_where=text("status = 'creating'")),
     Index("idx_checkouts_unsettled", "expires_at", postgresql_where=text("status IN ('open', 'processing')")),
 )
@@ -336,6 +345,10 @@ subscriptions = Table(
     Column("cancel_at", TIMESTAMP(timezone=True)),
     # Whether Stripe bills something else than what was agreed: changed in the dashboard.
     Column("changed_outside", Boolean, nullable=False, server_default=text("false")),
+    # A second one of its plan, which gives nothing: canceled at Stripe as soon as that answers.
+    Column("duplicate_of", Uuid, ForeignKey("subscriptions.id")),
+    Column("cancel_due_at", TIMESTAMP(timezone=True)),
+    Column("cancel_tries", Integer, nullable=False, server_default="0"),
     Column("ended_at", TIMESTAMP(timezone=True)),
     # When the state that is kept here was asked for: an older one is void.
     Column("observed_at", TIMESTAMP(timezone=True), nullable=False),
@@ -350,6 +363,20 @@ subscriptions = Table(
     CheckConstraint("points > 0 AND price_cents > 0", name="terms_positive"),
     CheckConstraint("interval IN ('month', 'year')", name="known_interval"),
     CheckConstraint("status <> 'canceled' OR ended_at IS NOT NULL", name="canceled_has_ended"),
+    # A user pays for a plan once. What ends by itself makes room for the next one.
+    Index(
+        "idx_subscriptions_one_live",
+        "user_id",
+        "plan_id",
+        unique=True,
+        postgresql_where=text(
+            "status IN ('trialing', 'active', 'past_due', 'paused') AND NOT cancel_at_period_end"
+            " AND duplicate_of IS NULL"
+        ),
+    ),
+    Index(
+        "idx_subscriptions_cancel_due", "cancel_due_at", postgresql_where=text("cancel_due_at IS NOT NULL")
+    ),
     Index("idx_subscriptions_user_created", "user_id", "created_at", "id"),
 )
 
@@ -470,6 +497,10 @@ reconciliations = Table(
     Column("objects_seen", BigInteger, nullable=False, server_default="0"),
     Column("objects_changed", BigInteger, nullable=False, server_default="0"),
     Column("percent", Integer, nullable=False, server_default="0"),
+    # Whether it also looks at what was final, and may have changed since.
+    Column("second_look", Boolean, nullable=False, server_default=text("false")),
+    # {kind: down to when it was read, in Unix seconds; 0 to the end}
+    Column("swept", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     # {kind: count}
     Column("drift", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("error", Text),

@@ -1,16 +1,26 @@
 """Reads of payments, and the locking reads by name. Locks are taken in one order: checkout, subscription,
 payment, refund, quarantine."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, exists, func, select, text
+from sqlalchemy import ColumnElement, Row, exists, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.payments.models import checkouts, payments, plans, points_packages, refunds, subscriptions
+from services.payments.models import (
+    checkouts,
+    invoices,
+    payments,
+    plans,
+    points_packages,
+    quarantine,
+    refunds,
+    subscriptions,
+)
 from services.payments.rules import (
+    LIVE,
     Checkout,
     Contest,
     Package,
@@ -150,6 +160,16 @@ _INVOICE_SALE = text("""
     WHERE i.id = :invoice_id""")
 
 
+async def unknown_invoices(connection: AsyncConnection, invoice_ids: Sequence[str]) -> list[str]:
+    """Those that neither gave points nor wait for an operator, the oldest first."""
+    given = await connection.scalars(select(invoices.c.id).where(invoices.c.id.in_(invoice_ids)))
+    parked = await connection.scalars(
+        select(quarantine.c.invoice_id).where(quarantine.c.invoice_id.in_(invoice_ids))
+    )
+    known = {*given, *parked}
+    return [each for each in reversed(invoice_ids) if each not in known]
+
+
 async def find_invoice_sale(connection: AsyncConnection, invoice_id: str) -> PointsSale | None:
     """An invoice that gave points. Its version is that of all its payments together: it rises with each of
     them, and is the payment's own where there is one."""
@@ -209,19 +229,36 @@ async def find_subscription(connection: AsyncConnection, subscription_id: UUID) 
     return Subscription(**row._mapping) if row else None
 
 
-# A user who has one of these should not buy the same plan once more.
-_LIVE = ("trialing", "active", "past_due", "unpaid", "paused")
-
-
-async def find_live_subscription(connection: AsyncConnection, *, user_id: UUID, plan_id: str) -> UUID | None:
-    """The user's subscription of a plan that goes on."""
+async def find_live_subscription(
+    connection: AsyncConnection, *, user_id: UUID, plan_id: str, but: UUID | None = None
+) -> UUID | None:
+    """The user's subscription of a plan that goes on; not the one that is named."""
     return await connection.scalar(
         select(subscriptions.c.id)
         .where(
             subscriptions.c.user_id == user_id,
             subscriptions.c.plan_id == plan_id,
-            subscriptions.c.status.in_(_LIVE),
+            subscriptions.c.status.in_(LIVE),
             subscriptions.c.cancel_at_period_end.is_(False),
+            subscriptions.c.duplicate_of.is_(None),
+            subscriptions.c.id != but if but else true(),
         )
         .limit(1)
     )
+
+
+async def find_plan_page(connection: AsyncConnection, *, user_id: UUID, plan_id: str) -> Checkout | None:
+    """The checkout by which the user is about to begin a subscription of a plan."""
+    query = (
+        select(*CHECKOUT_COLUMNS)
+        .where(
+            checkouts.c.user_id == user_id,
+            checkouts.c.plan_id == plan_id,
+            checkouts.c.plan_page,
+            checkouts.c.status.in_((Status.CREATING, Status.OPEN, Status.PROCESSING)),
+        )
+        .order_by(checkouts.c.created_at.desc())
+        .limit(1)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return as_checkout(row) if row else None

@@ -12,20 +12,22 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from services.chassis import logs, tracing
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
 from services.payments import metrics, rules
 from services.payments.commands import events, reconciliations
-from services.payments.commands.reconciliations import SCHEDULE, Reconciliation
+from services.payments.commands.reconciliations import EVENTS_LOOK_BACK, SCHEDULE, Reconciliation
 from services.payments.commands.settlement import settle
 from services.payments.errors import StripeRefused
 from services.payments.events import READERS, payload_place
 from services.payments.findings import Finding, SessionFound
-from services.payments.looks import Looker
+from services.payments.looks import Findings, Looker
 from services.payments.stripe_client import CALL_SECONDS, MAX_EVENT_TYPES, Stripe
 from services.payments.stripe_objects import Fields, Malformed
+from services.payments.sweeps import Sweep, Sweeps
 from services.payments.traces import trace_of
 from services.payments.webhooks import envelope_of
 
@@ -45,6 +47,10 @@ _POLL_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 300.0
 # Where the parts of a run end, in percent of its way.
 _EVENTS_END, _OBJECTS_END = 60, 90
+# What is kept of a sweep that has nothing left to read.
+_TO_THE_END = 0
+
+_Listed = TypeVar("_Listed")
 
 
 class Reconciler:
@@ -65,6 +71,7 @@ class Reconciler:
         self._stripe = stripe
         self._keyring = keyring
         self._looker = looker
+        self._sweeps = Sweeps(database=database, stripe=stripe, looker=looker)
         self._every_seconds = every_seconds
         self._wake_events = wake_events
         self._after_commit = after_commit
@@ -143,16 +150,21 @@ class _Run:
         self._run = run
         self._counts = Counter(events_missing=run.events_missing, objects_changed=run.objects_changed)
         self._drift = Counter(run.drift)
+        self._swept = dict(run.swept)
         self._percent = 0
         self._kept: list[str] = []
 
     async def go(self) -> None:
-        await self._compare_events(self._run.since, undelivered=False)
+        # Stripe has forgotten what is older: the sweeps find what came of it.
+        since = max(self._run.since, self._run.read_at - EVENTS_LOOK_BACK)
+        await self._compare_events(since, undelivered=False)
         late = self._run.read_at - _UNDELIVERED_LOOK_BACK
         if late < self._run.since:
             await self._compare_events(late, undelivered=True)
         await self._compare_objects()
         await self._until_handled()
+        for sweep in self._owner._sweeps.all():
+            await self._sweep(sweep)
         await self._keep(100, is_done=True)
         metrics.count_drift(self._drift)
         report = log.warning if self._drift else log.info
@@ -175,7 +187,9 @@ class _Run:
                 await self._keep(self._percent_at(chunk[-1]))
 
     def _is_in_flight(self, event: Fields) -> bool:
-        created = datetime.fromtimestamp(event["created"], UTC)
+        return self._is_young(datetime.fromtimestamp(event["created"], UTC))
+
+    def _is_young(self, created: datetime) -> bool:
         return self._run.requested_by == SCHEDULE and created > self._run.read_at - _IN_FLIGHT
 
     def _percent_at(self, event: Fields) -> int:
@@ -188,10 +202,12 @@ class _Run:
             open_sessions = await reconciliations.unfinished_sessions(connection)
             refunding, disputed = await reconciliations.contested_intents(connection)
             overdue = await reconciliations.overdue_subscriptions(connection)
+            if self._run.second_look:
+                overdue += await reconciliations.unpaid_subscriptions(connection)
         looker = self._owner._looker
         looks = [_Look(intent, looker.refunds) for intent in refunding]
         looks += [_Look(intent, looker.disputes) for intent in disputed]
-        looks += [_Look(subscription, looker.subscription) for subscription in overdue]
+        looks += [_Look(each, looker.subscription_and_invoices) for each in dict.fromkeys(overdue)]
         looks += [_seen(session) for session in await self._ended_among(open_sessions)]
         self._counts["objects_seen"] = len(open_sessions) + len(refunding) + len(disputed) + len(overdue)
         for start in range(0, len(looks), _AT_ONCE):
@@ -213,9 +229,30 @@ class _Run:
             if session.id in open_sessions and session.status != "open"
         ]
 
+    async def _sweep(self, sweep: Sweep) -> None:
+        """Goes through what Stripe has made of one kind, the newest first, from where it stopped."""
+        since = self._run.since
+        if self._run.second_look:
+            since = min(since, self._run.read_at - sweep.second_look)
+        stopped = self._swept.get(sweep.kind)
+        if stopped == _TO_THE_END:
+            return
+        until = None if stopped is None else datetime.fromtimestamp(stopped, UTC)
+        async for page in _chunks(sweep.listing(since, until)):
+            self._counts["objects_seen"] += len(page)
+            old = [each for each in page if not self._is_young(each.created)]
+            looks = [_Look(of, find) for of, find in await sweep.looks(old)]
+            for start in range(0, len(looks), _AT_ONCE):
+                await asyncio.gather(*(self._look(look) for look in looks[start : start + _AT_ONCE]))
+            self._swept[sweep.kind] = int(page[-1].created.timestamp())
+            await self._keep(_OBJECTS_END)
+        self._swept[sweep.kind] = _TO_THE_END
+        await self._keep(_OBJECTS_END)
+
     async def _look(self, look: "_Look") -> None:
         try:
-            changes = await self._owner.settle([await look.find(look.of)])
+            found = await look.find(look.of)
+            changes = await self._owner.settle(found if isinstance(found, Sequence) else [found])
         except (StripeRefused, Malformed) as error:
             # What cannot be read must not keep this run and each that follows from looking at the rest.
             log.error("reconciliation.not_compared", of=look.of, error=str(error))
@@ -244,6 +281,7 @@ class _Run:
                 drift=self._drift,
                 percent=self._percent,
                 counts=self._counts,
+                swept=self._swept,
                 is_done=is_done,
             )
 
@@ -253,7 +291,7 @@ class _Look:
     """What is asked for, and how."""
 
     of: str
-    find: Callable[[str], Awaitable[Finding]]
+    find: Callable[[str], Awaitable[Finding | Findings]]
 
 
 def _seen(found: SessionFound) -> _Look:
@@ -270,10 +308,10 @@ def portions(types: Sequence[str]) -> list[Sequence[str]]:
     return [types[start : start + MAX_EVENT_TYPES] for start in range(0, len(types), MAX_EVENT_TYPES)]
 
 
-async def _chunks(events: AsyncIterator[Fields]) -> AsyncIterator[list[Fields]]:
-    chunk: list[Fields] = []
-    async for event in events:
-        chunk.append(event)
+async def _chunks(listed: AsyncIterator[_Listed]) -> AsyncIterator[list[_Listed]]:
+    chunk: list[_Listed] = []
+    async for item in listed:
+        chunk.append(item)
         if len(chunk) == _CHUNK:
             yield chunk
             chunk = []

@@ -121,6 +121,8 @@ class Checkout:
     # The database's clock when the row was read.
     read_at: datetime
     traceparent: str | None = None
+    # Whether it is the one open page of its user and plan.
+    plan_page: bool = False
 
     @property
     def is_in_flight(self) -> bool:
@@ -423,12 +425,20 @@ class Subscription:
     cancel_at: datetime | None = None
     # Whether Stripe bills something else than was agreed here.
     changed_outside: bool = False
+    # The live one of its user and plan that it is second to: it gives nothing, and is to be canceled.
+    duplicate_of: UUID | None = None
+    cancel_due_at: datetime | None = None
+    cancel_tries: int = 0
 
     @property
     def is_over_with_period(self) -> bool:
         """Whether no renewal is to come."""
         is_soon = self.cancel_at is None or self.cancel_at <= self.current_period_end
         return self.ended_at is not None or (self.cancel_at_period_end and is_soon)
+
+
+# A user who has one of these, and has not ended it, should not buy the same plan once more.
+LIVE = ("trialing", "active", "past_due", "paused")
 
 
 def is_changed_outside(theirs: StripeSubscription, *, interval: str, price_cents: int, currency: str) -> bool:

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 from pydantic import SecretStr
 from stripe import HTTPXClient, StripeClient
 
-from services.chassis import tracing
+from services.chassis import logs, tracing
 from services.chassis.ids import uuid7
 from services.payments import metrics, rules, stripe_objects
 from services.payments.errors import (
@@ -41,6 +41,8 @@ from services.payments.stripe_objects import (
     Session,
     Subscription,
 )
+
+log = logs.get(__name__)
 
 API_VERSION = "2026-10-28.endive"
 CALL_SECONDS = 4.5
@@ -214,6 +216,50 @@ class Stripe:
         )
         return _parsed(
             await _answer("update_subscription", call, deadline), stripe_objects.parse_subscription
+        )
+
+    async def cancel_at_once(self, subscription_id: str, *, deadline: float) -> Subscription:
+        """Ends a subscription now, and bills nothing for it any more; StripeRefused when it has ended. Asking
+        twice does no harm, hence a new key for each call."""
+        call = self._client.v1.subscriptions.cancel_async(
+            subscription_id,
+            {"prorate": False, "invoice_now": False},
+            {"idempotency_key": f"cancel:{subscription_id}:{uuid7()}"},
+        )
+        return _parsed(
+            await _answer("cancel_subscription", call, deadline), stripe_objects.parse_subscription
+        )
+
+    async def list_created(self, kind: str, since: datetime, until: datetime | None) -> AsyncIterator[Any]:
+        """Charges, invoices, refunds or disputes that were made within a time, the newest first. Without what
+        cannot be read: an account has objects of other programs and other years. Each page has a deadline of
+        its own."""
+        v1 = self._client.v1
+        listings: dict[str, tuple[Callable[[Any], Awaitable[Any]], Callable[[Fields], Any]]] = {
+            "charges": (v1.charges.list_async, stripe_objects.parse_charge),
+            "invoices": (v1.invoices.list_async, stripe_objects.parse_invoice),
+            "refunds": (v1.refunds.list_async, stripe_objects.parse_refund),
+            "disputes": (v1.disputes.list_async, stripe_objects.parse_dispute),
+        }
+        listing, parse = listings[kind]
+        created = {"gte": int(since.timestamp())} | ({"lte": int(until.timestamp())} if until else {})
+        listed = self._pages(
+            f"list_{kind}", listing, {"created": created}, dict, deadline=None, most_pages=_MAX_EVENT_PAGES
+        )
+        async for fields in listed:
+            try:
+                yield parse(fields)
+            except Malformed as error:
+                log.warning("stripe.unreadable", kind=kind, object_id=fields.get("id"), why=str(error))
+
+    def list_invoices_of(self, subscription_id: str, *, deadline: float) -> AsyncIterator[Invoice]:
+        """The paid ones of a subscription, the newest first."""
+        return self._pages(
+            "list_invoices",
+            self._client.v1.invoices.list_async,
+            {"subscription": subscription_id, "status": "paid"},
+            stripe_objects.parse_invoice,
+            deadline,
         )
 
     def list_events(

@@ -71,7 +71,7 @@ VALID = {
     "since": "2026-01-01T00:00:00Z",
     "title": "A picture",
     "description": "",
-    "priceCents": 1,
+    "priceCents": 100,
     "pricePoints": 1,
     "assetKey": "x",
     "delta": 1,

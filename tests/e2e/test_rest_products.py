@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import httpx
 import psycopg
+import pytest
 
 from deploy.local.ephemeral import RunningStack
 from tests.e2e.rest_client import JSON, Customer, pay, until
@@ -17,6 +18,18 @@ async def create(operator: Customer, *, key: str | None = None, **more: Any) -> 
     body = {"title": "A picture", "priceCents": 500, "pricePoints": 50, "assetKey": "x.png", "stock": 10}
     headers = {"Idempotency-Key": key} if key else {}
     return await operator.http.post(PRODUCTS, json=body | more, headers=headers)
+
+
+@pytest.mark.parametrize("price_cents", [1, 49])
+async def test_a_price_that_stripe_would_not_charge_is_refused_where_it_is_set(
+    operator: Customer, price_cents: int
+) -> None:
+    sold = await create(operator, priceCents=50)
+    assert sold.status_code == 201
+    changed = await operator.http.patch(f"{PRODUCTS}/{sold.json()['id']}", json={"priceCents": price_cents})
+    for refused in (await create(operator, priceCents=price_cents), changed):
+        assert (refused.status_code, refused.json()["code"]) == (422, "price_below_minimum")
+        assert (refused.json()["priceCents"], refused.json()["minimum"]) == (price_cents, 50)
 
 
 async def move(operator: Customer, product_id: str, *, key: str | None = None, **body: Any) -> httpx.Response:

@@ -13,6 +13,7 @@ from services.chassis import cursor
 from services.chassis.db import Database
 from services.chassis.errors import Invalid
 from services.chassis.fields import as_text, as_uuid, in_range
+from services.chassis.minimum_charge import minimum_charge_cents
 from services.orders import errors
 from services.orders.api.catalog import LONGEST_SEARCH
 from services.orders.api.operator_messages import STOCK_REASONS, as_stock_movement, as_stocked_product
@@ -23,7 +24,13 @@ from services.orders.commands.catalog import NewProduct
 from services.orders.commands.stock import OperatorsMovement
 from services.orders.queries import catalog
 from services.orders.queries.stock import list_movements
-from services.orders.rules import MAX_PRICE_POINTS, MAX_TOTAL_CENTS, PRODUCT_TYPES, ProductType
+from services.orders.rules import (
+    MAX_PRICE_POINTS,
+    MAX_TOTAL_CENTS,
+    PRODUCT_TYPES,
+    SHOP_CURRENCY,
+    ProductType,
+)
 
 _LONGEST_TITLE = 200
 _LONGEST_DESCRIPTION = 5000
@@ -182,7 +189,12 @@ def _description(given: str) -> str:
 
 
 def _price_cents(given: int) -> int:
-    return in_range(given, field="price_cents", low=1, high=MAX_TOTAL_CENTS)
+    """What Stripe would refuse to charge is refused here, not when a customer wants to pay it."""
+    price_cents = in_range(given, field="price_cents", low=1, high=MAX_TOTAL_CENTS)
+    minimum = minimum_charge_cents(SHOP_CURRENCY)
+    if price_cents < minimum:
+        raise errors.price_below_minimum(price_cents=price_cents, minimum=minimum)
+    return price_cents
 
 
 def _price_points(given: int) -> int:

@@ -4,10 +4,11 @@ What a customer asks for is written under row-level security and committed befor
 Stripe answers is recorded by the worker login (opening.py, closing.py).
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from protos.payments.v1 import payments_pb2_grpc
 from services.chassis import cursor, failpoints, idempotency
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
-from services.chassis.errors import DomainError
+from services.chassis.errors import DomainError, Unavailable
 from services.chassis.fields import as_uuid, in_range
 from services.chassis.ids import uuid7
 from services.chassis.mailbox import mailbox_of
@@ -34,7 +35,7 @@ from services.payments.api.messages import (
 )
 from services.payments.closing import Closer
 from services.payments.commands import checkouts
-from services.payments.commands.checkouts import Sale
+from services.payments.commands.checkouts import PageExists, Sale
 from services.payments.commands.refunds import Wanted
 from services.payments.opening import Opener, request_deadline, seal_request
 from services.payments.refunding import Refunder
@@ -44,6 +45,7 @@ from services.payments.webhooks import Door
 POINTS_ROUTE = "checkout/points"
 SUBSCRIPTION_ROUTE = "subscriptions"
 _MAX_REASON_LENGTH = 500
+_LOOK_AGAIN_SECONDS = 0.1
 _MAX_LINES = 100
 _MAX_TITLE_LENGTH = 250
 _MAX_PACKAGE_ID_LENGTH = 100
@@ -55,6 +57,8 @@ class _Begun:
     checkout: Checkout
     # Written by this request, which holds the row's lease; otherwise found.
     is_new: bool
+    # Found under another key than this request's.
+    is_page_of_another_request: bool = False
 
 
 class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
@@ -94,7 +98,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         checked_text(request.package_id, field="package_id", longest=_MAX_PACKAGE_ID_LENGTH)
         keyed = _keyed(user_id, POINTS_ROUTE, request)
 
-        async def sell(connection: AsyncConnection) -> Sale | DomainError:
+        async def sell(connection: AsyncConnection) -> "Sale | Checkout | DomainError":
             package = await queries.find_package(connection, request.package_id)
             if package is None:
                 return errors.package_not_found(request.package_id)
@@ -111,12 +115,15 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         checked_text(request.plan_id, field="plan_id", longest=_MAX_PACKAGE_ID_LENGTH)
         keyed = _keyed(user_id, SUBSCRIPTION_ROUTE, request)
 
-        async def sell(connection: AsyncConnection) -> Sale | DomainError:
+        async def sell(connection: AsyncConnection) -> "Sale | Checkout | DomainError":
             plan = await queries.find_plan(connection, request.plan_id)
             if plan is None:
                 return errors.plan_not_found(request.plan_id)
             live = await queries.find_live_subscription(connection, user_id=user_id, plan_id=plan.id)
-            return errors.subscription_exists(live) if live else Sale.of_plan(plan)
+            if live is not None:
+                return errors.subscription_exists(live)
+            page = await queries.find_plan_page(connection, user_id=user_id, plan_id=plan.id)
+            return _as_it_stands(page) if page else Sale.of_plan(plan)
 
         checkout = await self._open_keyed(keyed, sell, email=mailbox_of(request.email), deadline=deadline)
         return pb.CreateSubscriptionCheckoutResponse(checkout=checkout_message(checkout))
@@ -124,14 +131,35 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
     async def _open_keyed(
         self, keyed: idempotency.Request, sell: "_Sell", *, email: str, deadline: float
     ) -> Checkout:
-        async with self._database.customer(keyed.user_id) as connection:
-            begun = await self._begin_keyed(connection, keyed, sell, email)
+        try:
+            begun = await self._begin_in_transaction(keyed, sell, email)
+        except PageExists:
+            # It is committed by now: the same question finds it.
+            begun = await self._begin_in_transaction(keyed, sell, email)
         if isinstance(begun, DomainError):
             raise begun
+        if begun.is_page_of_another_request:
+            begun = await self._once_created(begun, deadline)
         checkout = await self._take_further(begun, busy=errors.request_in_flight, deadline=deadline)
         if checkout.status is Status.FAILED and checkout.session_id is None:
             raise errors.checkout_refused(checkout.failure_reason or "")
         return checkout
+
+    async def _begin_in_transaction(
+        self, keyed: idempotency.Request, sell: "_Sell", email: str
+    ) -> _Begun | DomainError:
+        async with self._database.customer(keyed.user_id) as connection:
+            return await self._begin_keyed(connection, keyed, sell, email)
+
+    async def _once_created(self, begun: _Begun, deadline: float) -> _Begun:
+        """The page of another request (a double click), which is opening it: waited for as long as there is
+        time."""
+        loop = asyncio.get_running_loop()
+        checkout = begun.checkout
+        while checkout.is_in_flight and loop.time() + 2 * _LOOK_AGAIN_SECONDS < deadline:
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            checkout = await self._find(checkout.user_id, checkout.id)
+        return replace(begun, checkout=checkout)
 
     async def _begin_keyed(
         self, connection: AsyncConnection, keyed: idempotency.Request, sell: "_Sell", email: str
@@ -142,7 +170,11 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         if known is None:
             sale = await sell(connection)
             if isinstance(sale, DomainError):
-                return await _kept(connection, keyed, sale)
+                # What passes by itself is not remembered under the key.
+                return sale if isinstance(sale, Unavailable) else await _kept(connection, keyed, sale)
+            if isinstance(sale, Checkout):
+                await idempotency.keep_resource(connection, keyed, resource_id=sale.id)
+                return _Begun(sale, is_new=False, is_page_of_another_request=True)
             checkout = await self._begin_new(connection, keyed, sale, email)
             if checkout is not None:
                 return _Begun(checkout, is_new=True)
@@ -330,7 +362,18 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         )
 
 
-_Sell = Callable[[AsyncConnection], Awaitable[Sale | DomainError]]
+# What is sold; the page on which it is being sold already; or why it is not.
+_Sell = Callable[[AsyncConnection], Awaitable[Sale | Checkout | DomainError]]
+
+
+def _as_it_stands(page: Checkout) -> Checkout | DomainError:
+    """The page that begins the subscription: it is returned, not replaced under a typing hand."""
+    if page.status is Status.PROCESSING:
+        # Paid by a bank debit, say: its subscription is there, or is about to be.
+        return errors.subscription_exists(page.id)
+    if page.expires_at <= page.read_at:
+        return errors.checkout_unconfirmed()
+    return page
 
 
 def _keyed(

@@ -53,6 +53,10 @@ class Sale:
         return cls(line, plan.points, plan.currency, plan_id=plan.id)
 
 
+class PageExists(Exception):
+    """Somebody else's row is the one page of this user and plan: what was written is to be rolled back."""
+
+
 async def begin_sale(
     connection: AsyncConnection,
     *,
@@ -62,11 +66,12 @@ async def begin_sale(
     sealed_request: bytes,
 ) -> Checkout | None:
     """Writes a checkout, leased to the caller, before Stripe is called; None when a twin of the
-    request was first."""
+    request was first. Raises PageExists when the user has just opened a page for the same plan."""
     if not await idempotency.keep_resource(connection, request, resource_id=checkout_id):
         return None
-    return await _insert(
+    begun = await _insert(
         connection,
+        plan_page=sale.plan_id is not None,
         id=checkout_id,
         user_id=request.user_id,
         package_id=sale.package_id,
@@ -76,6 +81,9 @@ async def begin_sale(
         currency=sale.currency,
         request=sealed_request,
     )
+    if begun is None:
+        raise PageExists
+    return begun
 
 
 async def begin_order_checkout(
@@ -112,7 +120,8 @@ async def _insert(connection: AsyncConnection, **fields: object) -> Checkout | N
                 traceparent=tracing.current(),
                 **fields,
             )
-            .on_conflict_do_nothing(constraint="checkouts_order_id_key")
+            # An order has one checkout, and a plan one page for each user.
+            .on_conflict_do_nothing()
             .returning(*CHECKOUT_COLUMNS)
         )
     ).one_or_none()

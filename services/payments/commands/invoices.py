@@ -8,13 +8,15 @@ period.
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis.ids import uuid7
 from services.payments import queries, rules, sales
-from services.payments.commands import parking
+from services.payments.commands import parking, refunds, subscriptions
 from services.payments.commands.payments import insert_payment, tell_sale
+from services.payments.commands.refunds import Wanted
 from services.payments.findings import NOT_OURS, OLD_NEWS, Effect, InvoiceFound, Outcome, Settlement
 from services.payments.models import invoices, quarantine
 from services.payments.rules import Paid, Payment, Standing, Subscription
@@ -40,6 +42,9 @@ async def settle_invoice(connection: AsyncConnection, found: InvoiceFound) -> Ou
         return await _add_parts(connection, found, known)
     if ours is None:
         return await _park(connection, found, None, reason="unknown_checkout")
+    is_first = invoice.billing_reason == "subscription_create"
+    if await subscriptions.find_second_to(connection, ours, is_first=is_first):
+        return await _give_back(connection, found, ours)
     reason = sales.invoice_mismatch(
         invoice, found.parts, price_cents=ours.price_cents, currency=ours.currency
     )
@@ -142,6 +147,37 @@ async def _grant(connection: AsyncConnection, ours: Subscription, found: Invoice
             Effect("invoice", invoice.id, f"paid by {intents}"),
         ),
     )
+
+
+async def _give_back(connection: AsyncConnection, found: InvoiceFound, ours: Subscription) -> Outcome:
+    """The invoice of a second subscription of one plan gives nothing, and is refunded: nobody wants a plan
+    twice. The operator sees it in the quarantine."""
+    outcome = await _park(connection, found, ours, reason="second_subscription")
+    reason = "a second subscription of one plan"
+    begun = []
+    for payment in await queries.lock_payments_of(connection, found.invoice.id):
+        if payment.refundable_cents:
+            wanted = Wanted(refund_id=uuid7(), amount_cents=payment.refundable_cents, reason=reason)
+            begun.append(
+                await refunds.begin_refund(
+                    connection, payment_intent_id=payment.payment_intent_id, wanted=wanted
+                )
+            )
+    for each in begun:
+        # For the completer, at once.
+        await refunds.release_refund(connection, each.refund, delay_seconds=0)
+    if begun:
+        await connection.execute(
+            update(quarantine)
+            .where(quarantine.c.invoice_id == found.invoice.id)
+            .values(
+                status="refunding",
+                refund_id=begun[0].refund.id,
+                resolved_by="shop",
+                resolution_reason=reason,
+            )
+        )
+    return outcome
 
 
 async def _park(

@@ -17,6 +17,7 @@ from services.payments import errors
 from services.payments.errors import LeaseLost
 from services.payments.models import (
     checkouts,
+    disputes,
     payments,
     reconciliations,
     refunds,
@@ -26,8 +27,11 @@ from services.payments.models import (
 from services.payments.rules import OVERDUE_GRACE, Contest, Status
 
 SCHEDULE = "schedule"
-# Stripe keeps events for 30 days.
-LONGEST_LOOK_BACK = timedelta(days=30)
+# Stripe keeps events for 30 days, and objects for good: a database may have been restored from an old backup.
+EVENTS_LOOK_BACK = timedelta(days=30)
+LONGEST_LOOK_BACK = timedelta(days=400)
+# How often a scheduled run looks at what was final, too.
+_SECOND_LOOK = timedelta(days=1)
 _FIRST_LOOK_BACK = timedelta(days=1)
 # What came while the last run was being written down is looked at twice.
 _OVERLAP = timedelta(minutes=10)
@@ -47,6 +51,8 @@ class Reconciliation:
     objects_seen: int
     objects_changed: int
     percent: int
+    second_look: bool
+    swept: Mapping[str, int]
     drift: Mapping[str, int]
     error: str | None
     lease_token: UUID | None
@@ -68,10 +74,17 @@ async def schedule_run(connection: AsyncConnection, *, every_seconds: int) -> No
         func.coalesce(last.scalar_subquery() - _OVERLAP, func.now() - _FIRST_LOOK_BACK),
         func.now() - LONGEST_LOOK_BACK,
     )
+    looked_twice = exists().where(
+        mine,
+        reconciliations.c.second_look,
+        reconciliations.c.status == "done",
+        reconciliations.c.started_at > func.now() - _SECOND_LOOK,
+    )
     await connection.execute(
         insert(reconciliations)
         .from_select(
-            ["since", "until", "requested_by"], select(since, func.now(), literal(SCHEDULE)).where(~recent)
+            ["since", "until", "requested_by", "second_look"],
+            select(since, func.now(), literal(SCHEDULE), ~looked_twice).where(~recent),
         )
         .on_conflict_do_nothing()
     )
@@ -88,6 +101,7 @@ async def request_run(connection: AsyncConnection, *, since: datetime | None, ac
                 since=func.least(func.greatest(asked, func.now() - LONGEST_LOOK_BACK), func.now()),
                 until=func.now(),
                 requested_by=actor,
+                second_look=True,
             )
             .on_conflict_do_nothing()
             .returning(*_COLUMNS)
@@ -126,8 +140,8 @@ async def find_run(connection: AsyncConnection, run_id: UUID) -> Reconciliation:
 
 
 async def claim_run(connection: AsyncConnection) -> Reconciliation | None:
-    """Leases a run that nobody works on. One that stopped looks at everything anew; what it did stays done,
-    and what it found stays counted, since it will not be found again."""
+    """Leases a run that nobody works on. One that stopped looks at events anew, and goes on with its sweeps
+    where they stopped; what it found stays counted, since it will not be found again."""
     due = (
         select(reconciliations.c.id)
         .where(reconciliations.c.status == "running", reconciliations.c.lease_until <= func.now())
@@ -161,6 +175,7 @@ async def keep_progress(
     drift: Mapping[str, int],
     percent: int,
     counts: Mapping[str, int],
+    swept: Mapping[str, int],
     is_done: bool = False,
 ) -> None:
     """Writes how far a run is and prolongs its lease; LeaseLost when another replica has taken it over."""
@@ -170,7 +185,7 @@ async def keep_progress(
     changed = await connection.execute(
         update(reconciliations)
         .where(_leased(run))
-        .values(**values, **counts, drift=dict(drift), percent=percent)
+        .values(**values, **counts, swept=dict(swept), drift=dict(drift), percent=percent)
     )
     if changed.rowcount != 1:
         raise LeaseLost
@@ -247,3 +262,45 @@ async def overdue_subscriptions(connection: AsyncConnection) -> list[str]:
         )
     ).all()
     return [str(row[0]) for row in rows]
+
+
+async def unpaid_subscriptions(connection: AsyncConnection) -> list[str]:
+    """Those whose invoices may be paid late, however old they are."""
+    rows = await connection.scalars(
+        select(subscriptions.c.stripe_subscription_id).where(
+            subscriptions.c.status.in_(("past_due", "unpaid", "incomplete"))
+        )
+    )
+    return list(rows)
+
+
+async def amounts_of(
+    connection: AsyncConnection, payment_intent_ids: Sequence[str]
+) -> dict[str, tuple[int, str]]:
+    """(refunded, dispute) of those of these payments that are known."""
+    rows = await connection.execute(
+        select(payments.c.payment_intent_id, payments.c.refunded_cents, payments.c.dispute).where(
+            payments.c.payment_intent_id.in_(payment_intent_ids)
+        )
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+async def our_subscriptions(connection: AsyncConnection, stripe_ids: Sequence[str]) -> set[str]:
+    """Those of these subscriptions that are known."""
+    known = subscriptions.c.stripe_subscription_id
+    return set(await connection.scalars(select(known).where(known.in_(stripe_ids))))
+
+
+async def refund_statuses(connection: AsyncConnection, stripe_ids: Sequence[str]) -> dict[str, str]:
+    rows = await connection.execute(
+        select(refunds.c.stripe_refund_id, refunds.c.status).where(refunds.c.stripe_refund_id.in_(stripe_ids))
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def dispute_statuses(connection: AsyncConnection, stripe_ids: Sequence[str]) -> dict[str, str]:
+    rows = await connection.execute(
+        select(disputes.c.id, disputes.c.status).where(disputes.c.id.in_(stripe_ids))
+    )
+    return {row[0]: row[1] for row in rows}

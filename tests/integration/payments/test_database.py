@@ -11,12 +11,14 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from services.chassis.db import Database, FixedSql
+from services.chassis.errors import Rejected
 from services.chassis.ids import uuid7
 from services.payments import queries
 from services.payments.commands import checkouts, events
+from services.payments.commands.packages import add_packages, add_plans
 from services.payments.errors import LeaseLost
 from services.payments.models import metadata
-from services.payments.rules import Checkout
+from services.payments.rules import Checkout, Package, Plan
 from tests.integration.payments.conftest import PaymentsProcess
 
 _SHAPE = """
@@ -205,3 +207,13 @@ async def test_an_event_is_finished_by_whoever_holds_its_lease(database: Databas
         await events.finish_event(connection, holder, ignored=True, effects=())
         with pytest.raises(LeaseLost):
             await events.finish_event(connection, holder, ignored=True, effects=())
+
+
+async def test_a_package_or_plan_that_stripe_would_not_charge_is_not_put_up(database: Database) -> None:
+    package = Package(id="crumb", name="Crumb", points=1, price_cents=49, currency="usd")
+    plan = Plan(id="crumbs", name="Crumbs", points=1, price_cents=49, currency="usd", interval="month")
+    async with database.worker() as connection:
+        with pytest.raises(Rejected, match="no less than 50"):
+            await add_packages(connection, [package])
+        with pytest.raises(Rejected, match="no less than 50"):
+            await add_plans(connection, [plan])

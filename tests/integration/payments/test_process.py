@@ -64,7 +64,7 @@ async def test_sigterm_lets_a_running_request_finish(
 
 
 async def test_unknown_arguments_are_refused(process: PaymentsProcess) -> None:
-    with pytest.raises(Exception, match="non-zero exit status 1"):
+    with pytest.raises(Exception, match="non-zero exit status 2"):
         process.once("dance")
 
 

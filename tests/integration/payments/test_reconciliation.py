@@ -8,6 +8,7 @@ import grpc
 import httpx
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from protos.events.v1 import events_pb2
 from protos.payments.v1 import payments_pb2 as pb
@@ -22,6 +23,7 @@ from tests.integration.payments.conftest import (
     refused,
 )
 from tests.integration.payments.sandbox import KEY, Sandbox, sandbox_of
+from tests.integration.payments.test_subscriptions import subscribed
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
@@ -278,3 +280,105 @@ def test_what_is_compared_is_what_is_handled() -> None:
     from services.payments.events import READERS
 
     assert len(READERS) <= 20
+
+
+async def test_what_stripe_has_no_event_of_any_more_is_found_by_its_objects(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    """30 days later, or after a database was restored: a sale, a renewal, a refund and a dispute."""
+    refunded, disputed = await payments.points_checkout(), await payments.points_checkout()
+    for checkout in (refunded, disputed):
+        await stripe.pay(checkout.url)
+        await payments.until_status(checkout.id, "paid")
+    subscription, row = await subscribed(payments)
+    await stripe.control("webhooks", mode="drop")
+    sold = await payments.points_checkout()
+    await stripe.pay(sold.url)
+    # Its checkout is past its time: nobody asks for it among the open ones.
+    past = ", ".join(f"{name} = {name} - interval '40 days'" for name in ("attempt_until", "expires_at"))
+    await payments.change(sold.id, f"{past}, lease_until = now() + interval '1 day'")
+    await stripe.control(f"subscriptions/{row['stripe_subscription_id']}/renew")
+    await stripe.post("refunds", payment_intent=await stripe.intent_of(refunded.session_id), amount=1000)
+    await stripe.control("disputes", payment_intent=await stripe.intent_of(disputed.session_id), amount=2000)
+    await stripe.control("forget_events")
+    run = await reconcile(payments)
+    assert run.events_missing == 0
+    await payments.until_status(sold.id, "paid")
+    assert await net_of(payments, sold.id) == [550]
+    assert await net_of(payments, refunded.id) == [550, 550 - 550 * 1000 // 3999]
+    assert await net_of(payments, disputed.id) == [550, 550 - 550 * 2000 // 3999]
+    given = await payments.sql("SELECT id FROM invoices WHERE subscription_id = %s", subscription.id)
+    assert len(given) == 2
+    assert (await reconcile(payments)).objects_changed == 0
+
+
+async def test_what_was_final_is_looked_at_a_second_time(payments: Payments, stripe: Sandbox) -> None:
+    """A refund that succeeded comes back, a lost dispute is won, an old invoice is paid; no event is left."""
+    refunded, disputed = await payments.points_checkout(), await payments.points_checkout()
+    for checkout in (refunded, disputed):
+        await stripe.pay(checkout.url)
+        await payments.until_status(checkout.id, "paid")
+    refund = await stripe.post("refunds", payment_intent=await stripe.intent_of(refunded.session_id))
+    dispute = await stripe.control("disputes", payment_intent=await stripe.intent_of(disputed.session_id))
+    await stripe.control(f"disputes/{dispute['id']}", status="lost")
+    subscription, row = await subscribed(payments)
+    at_stripe = row["stripe_subscription_id"]
+    await stripe.control(f"subscriptions/{at_stripe}/next_payment", outcome="fail")
+    await stripe.control(f"subscriptions/{at_stripe}/renew")
+    await payments.until("SELECT 1 FROM subscriptions WHERE id = %s AND status = 'past_due'", subscription.id)
+    await payments.until(
+        "SELECT 1 FROM refunds WHERE stripe_refund_id = %s AND status = 'succeeded'", refund["id"]
+    )
+    await payments.until("SELECT 1 FROM disputes WHERE id = %s AND status = 'lost'", dispute["id"])
+    await stripe.control("webhooks", mode="drop")
+    await stripe.control(f"refunds/{refund['id']}", status="failed")
+    await stripe.control(f"disputes/{dispute['id']}", status="won")
+    await stripe.control(f"subscriptions/{at_stripe}/next_payment", outcome="succeed")
+    [late, _] = (await stripe.get("invoices", subscription=at_stripe))["data"]
+    await stripe.post(f"invoices/{late['id']}/pay")
+    await stripe.control("forget_events")
+    await reconcile(payments)
+    assert (await net_of(payments, refunded.id))[-1] == 550
+    assert (await net_of(payments, disputed.id))[-1] == 550
+    assert await net_of(payments, late["id"]) == [300]
+
+
+async def test_a_sweep_that_stops_goes_on_where_it_stopped(payments: Payments, stripe: Sandbox) -> None:
+    await stripe.fault("/v1/refunds", "status", status=503, method="GET", count=1000)
+    request = pb.StartReconciliationRequest(actor=f"operator-{uuid4()}")
+    run_id = (await payments.operator.StartReconciliation(request)).reconciliation.id
+    [stopped] = await payments.until(
+        "SELECT * FROM reconciliations WHERE id = %s AND error IS NOT NULL AND swept <> '{}'", run_id
+    )
+    assert stopped["swept"] == {"charges": 0, "invoices": 0}
+    await stripe.http.delete("/_control/faults")
+    [done] = await payments.until("SELECT * FROM reconciliations WHERE id = %s AND status = 'done'", run_id)
+    assert done["swept"] == dict.fromkeys(("charges", "invoices", "refunds", "disputes"), 0)
+
+
+class Undone(Exception):
+    """The database stays as it was."""
+
+
+async def test_a_scheduled_run_reaches_back_to_the_last_one_that_was_done(database: Database) -> None:
+    """As after a restore: objects have no 30 days; once a day it also looks at what was final."""
+    others = "UPDATE reconciliations SET requested_by = id::text WHERE requested_by = 'schedule'"
+    last = """
+        INSERT INTO reconciliations (since, until, requested_by, status, started_at, finished_at)
+        SELECT at, at, 'schedule', 'done', at, at FROM (SELECT now() - interval '60 days') s (at)"""
+    scheduled = """
+        SELECT now() - since AS back, second_look FROM reconciliations
+        WHERE status = 'running' AND requested_by = 'schedule'"""
+
+    async def look() -> None:
+        async with database.worker() as connection:
+            for statement in (others, last):
+                await connection.execute(text(statement))
+            await reconciliations.schedule_run(connection, every_seconds=3600)
+            row = (await connection.execute(text(scheduled))).one()
+            assert timedelta(days=60) < row.back < timedelta(days=60, minutes=11)
+            assert row.second_look
+            raise Undone
+
+    with pytest.raises(Undone):
+        await look()

@@ -1,11 +1,13 @@
 """Subscriptions: points for each paid invoice, whatever Stripe told first, until they end."""
 
+import asyncio
 import time
 from itertools import permutations
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
+import psycopg
 import pytest
 
 from protos.events.v1 import events_pb2
@@ -215,6 +217,91 @@ async def test_an_invoice_of_another_amount_is_parked(payments: Payments, stripe
     )
     await payments.operator.ResolveQuarantine(resolution)
     assert (await grants(payments))[-1] == (parked["invoice_id"], 250)
+
+
+async def test_the_open_page_of_a_plan_is_returned_and_not_replaced(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    """Two tabs, a double click without a key: one page, which stays open under a typing hand."""
+    before = await stripe.count()
+    at_once = await asyncio.gather(*(ask(payments) for _ in range(4)))
+    [page] = {(each.id, each.url) for each in at_once}
+    again = await ask(payments, key="a-tab-of-tomorrow")
+    assert (again.id, again.url, again.status) == (*page, pb.CHECKOUT_STATUS_OPEN)
+    assert await ask(payments, key="a-tab-of-tomorrow") == again
+    assert await stripe.count() == before + 1
+    assert (await ask(payments, plan_id="yearly")).id != again.id
+
+
+@pytest.mark.parametrize("order", list(permutations(("invoice.paid", "customer.subscription.updated"))))
+async def test_a_second_paid_subscription_is_canceled_and_refunded_and_gives_nothing(
+    payments: Payments, stripe: Sandbox, order: tuple[str, ...]
+) -> None:
+    """An older page, of a release that opened one for each request, is paid after the first is active."""
+    older = await ask(payments)
+    await payments.change(older.id, "plan_page = false")
+    first, _ = await subscribed(payments)
+    assert first.id != older.id
+    await stripe.control("webhooks", mode="hold")
+    await stripe.pay(older.url)
+    session = await stripe.get(f"checkout/sessions/{older.session_id}")
+    about = {"invoice.paid": session["invoice"], "customer.subscription.updated": session["subscription"]}
+    for event_type in order:
+        for event in await stripe.events(event_type, about=about[event_type]):
+            await stripe.deliver(event["id"])
+            await payments.settled(event["id"])
+    [row] = await payments.until(
+        "SELECT * FROM quarantine WHERE invoice_id = %s AND status = 'refunded'", session["invoice"]
+    )
+    assert (row["reason"], row["amount_cents"]) == ("second_subscription", PRICE)
+    second = await until_subscription(payments, older.id, "status = 'canceled' AND cancel_due_at IS NULL")
+    assert str(second["duplicate_of"]) == first.id
+    [link] = (await stripe.get("invoice_payments", invoice=session["invoice"]))["data"]
+    back = (await stripe.get("refunds", payment_intent=link["payment"]["payment_intent"]))["data"]
+    assert [refund["amount"] for refund in back] == [PRICE]
+    assert [net for _, net in await grants(payments)] == [POINTS]
+    assert (await stripe.get(f"subscriptions/{session['subscription']}"))["status"] == "canceled"
+    assert (await get(payments, first.id)).status == pb.SUBSCRIPTION_STATUS_ACTIVE
+
+
+async def test_a_second_one_is_canceled_when_stripe_answers_again(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    older = await ask(payments)
+    await payments.change(older.id, "plan_page = false")
+    await subscribed(payments)
+    await stripe.fault("/v1/subscriptions/*", "status", status=503, count=2, method="DELETE")
+    await stripe.pay(older.url)
+    query = "SELECT 1 FROM subscriptions WHERE id = %s AND cancel_due_at IS NOT NULL AND cancel_tries > 0"
+    await payments.until(query, older.id)
+    for _ in range(2):
+        await payments.sql(
+            "UPDATE subscriptions SET cancel_due_at = now() WHERE id = %s AND ended_at IS NULL", older.id
+        )
+    await payments.until(
+        "WITH due AS (UPDATE subscriptions SET cancel_due_at = now()"
+        " WHERE id = %s AND cancel_due_at > now() + interval '1 second')"
+        " SELECT 1 FROM subscriptions WHERE id = %s AND status = 'canceled'",
+        *(older.id, older.id),
+    )
+
+
+async def test_no_two_subscriptions_of_a_plan_live_at_once(payments: Payments) -> None:
+    """Whoever writes it: the index holds."""
+    first, _ = await subscribed(payments)
+    own, payments.user_id = payments.user_id, uuid4()
+    other, _ = await subscribed(payments)
+    take_over = "UPDATE subscriptions SET user_id = %s WHERE id = %s"
+    with pytest.raises(psycopg.errors.UniqueViolation, match="idx_subscriptions_one_live"):
+        await payments.sql(take_over, own, other.id)
+    for ends in (
+        "status = 'unpaid'",
+        "status = 'incomplete'",
+        "status = 'active', cancel_at_period_end = true",
+    ):
+        await payments.sql(f"UPDATE subscriptions SET {ends} WHERE id = %s", first.id)
+        await payments.sql(take_over, own, other.id)
+        await payments.sql(take_over, uuid4(), other.id)
 
 
 async def test_one_live_subscription_of_a_plan_is_enough(payments: Payments) -> None:

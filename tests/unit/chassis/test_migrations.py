@@ -1,7 +1,11 @@
 """What a migration may not do to processes of the version before."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
+from deploy.local.parts import ROOT
 from deploy.migrations import RELEASED, complaints, main
 
 _CREATE = "CREATE TABLE notes (id UUID PRIMARY KEY, body TEXT NOT NULL);"
@@ -44,3 +48,17 @@ def test_what_adds_is_no_trouble(statement: str) -> None:
 def test_ours_are_no_trouble() -> None:
     assert set(RELEASED) == {"wallet", "orders", "payments"}
     assert main() == 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("services/*/migrations/versions/[0-9]*.py")), ids=lambda path: path.stem
+)
+def test_what_runs_outside_a_transaction_is_a_revision_of_its_own(path: Path) -> None:
+    """Entering such a block commits what stands before it: broken off within, it would be done twice."""
+    [upgrade] = [
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "upgrade"
+    ]
+    if "autocommit_block" in ast.unparse(upgrade):
+        assert [type(statement) for statement in upgrade.body] == [ast.With]

@@ -14,11 +14,3 @@ def upgrade() -> None:
         " CHECK (from_status IS DISTINCT FROM to_status OR reason = 'shipped') NOT VALID"
     )
     op.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-    with op.get_context().autocommit_block():
-        op.execute("ALTER TABLE order_history VALIDATE CONSTRAINT moves")
-        # What an attempt that was broken off has left.
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS idx_products_search")
-        op.execute(
-            "CREATE INDEX CONCURRENTLY idx_products_search ON products"
-            " USING gin (casefold(title COLLATE pg_unicode_fast) gin_trgm_ops)"
-        )

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0004"
-down_revision = "0003"
+down_revision = "0003a"
 
 
 def upgrade() -> None:
@@ -13,5 +13,3 @@ def upgrade() -> None:
         "ALTER TABLE mails ADD CONSTRAINT handed_once"
         " CHECK (handed_at IS NULL OR sent_at IS NOT NULL OR next_attempt_at >= '9999-01-01 00:00+00') NOT VALID"
     )
-    with op.get_context().autocommit_block():
-        op.execute("ALTER TABLE mails VALIDATE CONSTRAINT handed_once")

@@ -7,7 +7,7 @@ from sqlalchemy import MetaData
 from services.chassis.tables import relay_table
 
 revision = "0005"
-down_revision = "0004"
+down_revision = "0004a"
 branch_labels = None
 depends_on = None
 

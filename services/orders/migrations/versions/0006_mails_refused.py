@@ -13,5 +13,3 @@ def upgrade() -> None:
         "ALTER TABLE mails ADD CONSTRAINT refused_ended CHECK (refused_at IS NULL"
         " OR (sent_at IS NULL AND handed_at IS NULL AND next_attempt_at >= '9999-01-01 00:00+00')) NOT VALID"
     )
-    with op.get_context().autocommit_block():
-        op.execute("ALTER TABLE mails VALIDATE CONSTRAINT refused_ended")

@@ -14,6 +14,10 @@ from psycopg import sql
 from deploy.postgres.roles import LOGINS, LOGINS_GROUP, SERVICES, role
 from services.chassis.connections import LIMITS
 
+_ADVISORY = """
+    SELECT oid::regprocedure::text FROM pg_proc
+    WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^pg_(try_)?advisory_'"""
+
 
 def bootstrap(admin_url: str, passwords: Mapping[str, str]) -> None:
     """Creates what is missing and sets every password; `passwords` is by role name."""
@@ -73,6 +77,13 @@ def _prepare_schema(connection: psycopg.Connection, service: str) -> None:
     _execute(connection, "ALTER SCHEMA public OWNER TO {}", role(service, "owner"))
     for login in ("app", "worker"):
         _execute(connection, "GRANT USAGE ON SCHEMA public TO {}", role(service, login))
+    # Locks without a table are anybody's: who serves customers must not hold up operators (audit_log.py).
+    for (function,) in connection.execute(_ADVISORY).fetchall():
+        connection.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC").format(sql.SQL(function)))
+        for login in ("owner", "worker"):
+            statement = sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}")
+            name = sql.Identifier(role(service, login))
+            connection.execute(statement.format(sql.SQL(function), name))
 
 
 def _execute(connection: psycopg.Connection, statement: str, *names: str) -> None:

@@ -130,6 +130,26 @@ def test_a_customer_places_nothing_for_somebody_else(migrated: Servers) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
+        # A run past its payment, and an order that needs none.
+        "INSERT INTO saga_runs (order_id, user_id, saga, step) SELECT id, user_id,"
+        " 'place_order_with_points/v1', 'capture_points' FROM orders",
+        "INSERT INTO orders (id, user_id, status, payment_method, total_cents, total_points, currency,"
+        " idempotency_key, request_hash, fulfilled_at)"
+        " SELECT uuidv7(), user_id, 'completed', 'points', 0, 1, 'usd', 'k', '\\x00', now() FROM orders",
+    ],
+)
+def test_a_customers_login_places_what_is_yet_to_be_paid(migrated: Servers, statement: str) -> None:
+    mine = uuid4()
+    _with_rows(migrated.admin_url("orders"), mine)
+    with psycopg.connect(migrated.url("orders", "app")) as connection:
+        connection.execute("SELECT set_config('app.user_id', %s, true)", (str(mine),))
+        with pytest.raises(InsufficientPrivilege, match="row-level security"):
+            connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
         "UPDATE orders SET status = 'completed'",
         "DELETE FROM orders",
         "UPDATE saga_runs SET status = 'done'",
@@ -140,6 +160,8 @@ def test_a_customer_places_nothing_for_somebody_else(migrated: Servers) -> None:
         " SELECT id, 1, 'received', 'x' FROM products",
         "SELECT 1 FROM mails",
         "SELECT 1 FROM outbox",
+        "INSERT INTO outbox (subject, payload) VALUES ('orders.order.completed', '')",
+        "SELECT pg_advisory_xact_lock(4713)",
         "SELECT 1 FROM inbox",
         "SELECT 1 FROM dead_letters",
         "CREATE TABLE mine (id int)",

@@ -82,7 +82,6 @@ async def test_a_customer_writes_nothing_for_somebody_else(process: WalletProces
             other,
             uuid4(),
         ),
-        _LEDGER_ROW: (uuid4(), other, 99, 1, "adjustment", None, str(uuid4()), HASH, HASH),
     }
     for statement, parameters in statements.items():
         with (
@@ -110,12 +109,21 @@ _LEDGER_ROW = """
         "DELETE FROM profiles",
         "UPDATE holds SET status = 'released'",
         "DELETE FROM holds",
+        # As if it were captured, with nothing spent; or given back.
+        "INSERT INTO holds (user_id, order_id, points, status, due_at)"
+        " VALUES ({user}, uuidv7(), 1, 'captured', now())",
+        "INSERT INTO points_transactions (id, user_id, seq, amount, type, idempotency_key, prev_hash, hash,"
+        " description, balance_after, hash_version)"
+        " SELECT uuidv7(), {user}, 99, 1, 'adjustment', 'x', hash, hash, '', 0, 1 FROM points_transactions",
         "UPDATE points_transactions SET amount = 1",
         "DELETE FROM points_transactions",
         "TRUNCATE points_transactions",
         "INSERT INTO grants (source_id, user_id, version, net_points) VALUES ('x', {user}, 1, 1)",
         "UPDATE grants SET net_points = 1",
         "SELECT 1 FROM outbox",
+        "INSERT INTO outbox (subject, payload) VALUES ('wallet.hold.overdue', '')",
+        "SELECT pg_advisory_lock(4713)",
+        "SELECT pg_try_advisory_xact_lock(4713)",
         "SELECT 1 FROM inbox",
         "SELECT 1 FROM dead_letters",
         "SELECT 1 FROM audit_log",

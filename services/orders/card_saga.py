@@ -75,6 +75,8 @@ class Outcome:
     amount_cents: int
     currency: str
     payment_intent_id: str
+    # payments' own, when it failed; empty from a release that did not tell it.
+    failure_reason: str = ""
 
 
 class CardSaga:
@@ -158,6 +160,7 @@ def _outcome(checkout: payments_pb2.Checkout) -> Outcome:
         amount_cents=checkout.amount_cents,
         currency=checkout.currency,
         payment_intent_id=checkout.payment_intent_id,
+        failure_reason=checkout.failure_reason,
     )
 
 
@@ -181,7 +184,7 @@ async def apply_outcome(connection: AsyncConnection, order_id: UUID, outcome: Ou
     elif outcome.state == PROCESSING:
         await _apply_processing(connection, run, order)
     else:
-        await _apply_unpaid(connection, run, order, expired=outcome.state == EXPIRED)
+        await _apply_unpaid(connection, run, order, outcome)
 
 
 async def _apply_paid(
@@ -221,11 +224,14 @@ async def _apply_processing(connection: AsyncConnection, run: Run, order: Order)
         await runs.sleep(connection, run, step=AWAIT, seconds=_PROCESSING_SECONDS)
 
 
-async def _apply_unpaid(connection: AsyncConnection, run: Run, order: Order, *, expired: bool) -> None:
+async def _apply_unpaid(connection: AsyncConnection, run: Run, order: Order, outcome: Outcome) -> None:
+    expired = outcome.state == EXPIRED
     open_statuses = (Status.PENDING,) if expired else (Status.PENDING, Status.PROCESSING)
     if order.status not in open_statuses:
         return
-    reason = run.undo_reason or ("checkout_expired" if expired else "payment_failed")
+    # Nothing was due, so that nothing failed: an operator of payments sees it.
+    failed = outcome.failure_reason if outcome.failure_reason == "free_session" else "payment_failed"
+    reason = run.undo_reason or ("checkout_expired" if expired else failed)
     cancelled = reason == CANCELLED_BY_CUSTOMER
     await settling.end_order(
         connection,

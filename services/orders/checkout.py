@@ -242,6 +242,7 @@ _FAILURES = {
     "out_of_stock": "fewer pieces are left than wanted",
     "checkout_expired": "the payment page expired before it was paid",
     "payment_failed": "the payment failed",
+    "free_session": "nothing was due on the payment page, so that nothing was bought",
 }
 
 

@@ -55,6 +55,7 @@ async def apply_checkout_change(
             amount_cents=event.amount_cents,
             currency=event.currency,
             payment_intent_id=event.payment_intent_id,
+            failure_reason=event.failure_reason,
         ),
         terms,
     )

@@ -18,6 +18,7 @@ REASONS = frozenset(
     {
         *("points_reserved", "paid", "refunded", "dispute_lost", "refund_returned", "dispute_won"),
         *("insufficient_points", "out_of_stock", "checkout_expired", "payment_failed", "checkout_refused"),
+        "free_session",
         *("cancelled_by_customer", "compensated_by_operator", "hold_overdue", "hold_released"),
         *("reserve_points_unavailable", "open_checkout_unavailable", "await_payment_unavailable"),
     }

@@ -96,4 +96,5 @@ def _order_changed(checkout: Checkout) -> events_pb2.OrderCheckoutChanged:
         amount_cents=checkout.amount_cents,
         currency=checkout.currency,
         payment_intent_id=checkout.payment_intent_id or "",
+        failure_reason=checkout.failure_reason or "",
     )

@@ -228,6 +228,9 @@ def paid_by(session: Session) -> Paid:
 
 def mismatch(checkout: Checkout, paid: Paid) -> str | None:
     """Why a payment must not be fulfilled as this checkout; None when all of it agrees."""
+    if paid.amount_cents == 0 and not paid.payment_intent_id:
+        # A coupon that somebody put on it at Stripe: nothing was due, and nothing failed.
+        return "free_session"
     if paid.amount_cents != checkout.amount_cents:
         return "amount_mismatch"
     if (paid.currency or "").lower() != checkout.currency:

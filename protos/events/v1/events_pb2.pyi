@@ -148,6 +148,7 @@ class OrderCheckoutChanged(_message.Message):
     AMOUNT_CENTS_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     PAYMENT_INTENT_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
     checkout_id: _builtins.str
     order_id: _builtins.str
     user_id: _builtins.str
@@ -157,6 +158,10 @@ class OrderCheckoutChanged(_message.Message):
     """What the customer paid; orders compares it with the order's total."""
     currency: _builtins.str
     payment_intent_id: _builtins.str
+    failure_reason: _builtins.str
+    """Why it is FAILED: payment_failed, or what was wrong with what Stripe says was paid (free_session: nothing was
+    due). Empty otherwise, and from releases that did not tell it.
+    """
     def __init__(
         self,
         *,
@@ -168,10 +173,11 @@ class OrderCheckoutChanged(_message.Message):
         amount_cents: _builtins.int = ...,
         currency: _builtins.str = ...,
         payment_intent_id: _builtins.str = ...,
+        failure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "checkout_id", b"checkout_id", "currency", b"currency", "order_id", b"order_id", "payment_intent_id", b"payment_intent_id", "state", b"state", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "checkout_id", b"checkout_id", "currency", b"currency", "failure_reason", b"failure_reason", "order_id", b"order_id", "payment_intent_id", b"payment_intent_id", "state", b"state", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -290,6 +290,7 @@ class Checkout(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     PLAN_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     status: Global___CheckoutStatus.ValueType
     order_id: _builtins.str
@@ -308,6 +309,8 @@ class Checkout(_message.Message):
     """Empty unless a subscription is sold."""
     version: _builtins.int
     """Rises with every change."""
+    failure_reason: _builtins.str
+    """Why it is FAILED: Stripe's code, payment_failed, or what was wrong with what was paid."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -329,10 +332,11 @@ class Checkout(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         plan_id: _builtins.str = ...,
         version: _builtins.int = ...,
+        failure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "created_at", b"created_at", "currency", b"currency", "expires_at", b"expires_at", "id", b"id", "order_id", b"order_id", "package_id", b"package_id", "payment_intent_id", b"payment_intent_id", "plan_id", b"plan_id", "points", b"points", "session_id", b"session_id", "status", b"status", "url", b"url", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "created_at", b"created_at", "currency", b"currency", "expires_at", b"expires_at", "failure_reason", b"failure_reason", "id", b"id", "order_id", b"order_id", "package_id", b"package_id", "payment_intent_id", b"payment_intent_id", "plan_id", b"plan_id", "points", b"points", "session_id", b"session_id", "status", b"status", "url", b"url", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,7 @@ def checkout_message(checkout: Checkout) -> pb.Checkout:
         created_at=timestamp(checkout.created_at),
         plan_id=checkout.plan_id or "",
         version=checkout.version,
+        failure_reason=checkout.failure_reason or "",
     )
 
 

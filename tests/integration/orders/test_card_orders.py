@@ -160,6 +160,16 @@ async def test_an_order_that_is_not_paid_fails_and_gives_the_stock_back(
     assert not await shop.sql("SELECT 1 FROM mails WHERE order_id = %s", order.id)
 
 
+async def test_an_order_whose_page_was_free_says_so(shop: Shop) -> None:
+    """No payment failed: a coupon took all of it."""
+    user_id, product_id, order = await buy(shop)
+    await tell(shop, order, FAILED, 2, failure_reason="free_session")
+    await shop.run_ends(order.id, "undone")
+    failed = await shop.get(user_id, order.id)
+    assert (failed.status, failed.failure_reason) == (pb.ORDER_STATUS_FAILED, "free_session")
+    assert await shop.stock(product_id) == (10, 0)
+
+
 async def test_a_cancelled_order_can_no_longer_be_paid(shop: Shop) -> None:
     user_id, product_id, order = await buy(shop)
     assert (await shop.cancel(user_id, order.id)).status == pb.ORDER_STATUS_CANCELLED

@@ -142,15 +142,23 @@ async def test_what_happens_at_a_connected_account_is_not_ours(payments: Payment
     assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_OPEN
 
 
-async def test_a_session_that_was_free_is_parked_and_ends_its_checkout(payments: Payments) -> None:
-    """A coupon of 100 % that somebody put on it at Stripe: nobody pays, and nobody waits for money."""
-    free = {"payment_status": "no_payment_required", "amount_total": 0, "payment_intent": None}
-    checkout, session = await _paid(payments, free)
-    await payments.deliver(COMPLETED, session)
+@pytest.mark.parametrize("of_order", [True, False])
+async def test_a_session_that_was_free_ends_its_checkout_truthfully_and_is_parked(
+    payments: Payments, of_order: bool
+) -> None:
+    """A coupon of 100 % that somebody put on it at Stripe: no payment failed, and nobody waits for money."""
+    checkout = await (payments.order_checkout() if of_order else payments.points_checkout())
+    free: Fields = {"payment_status": "no_payment_required", "amount_total": 0, "payment_intent": None}
+    session = payments.stripe.complete(checkout.session_id, **free)
+    for _ in range(2):
+        await payments.deliver(COMPLETED, session)
     [parked] = await payments.sql("SELECT * FROM quarantine WHERE checkout_id = %s", checkout.id)
-    assert (parked["reason"], parked["amount_cents"]) == ("amount_mismatch", 0)
-    assert (await payments.get(checkout.id)).status == pb.CHECKOUT_STATUS_FAILED
+    assert (parked["reason"], parked["amount_cents"], parked["payment_id"]) == ("free_session", 0, None)
+    ended = await payments.get(checkout.id)
+    assert (ended.status, ended.failure_reason) == (pb.CHECKOUT_STATUS_FAILED, "free_session")
     assert await _grants(payments, checkout.id) == []
+    facts = await payments.facts("payments.checkout.changed", events_pb2.OrderCheckoutChanged, checkout.id)
+    assert [fact.failure_reason for fact in facts] == ["free_session"] * of_order
 
 
 async def test_a_parked_session_whose_payment_is_named_later_parks_the_payment(payments: Payments) -> None:

@@ -20,8 +20,9 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from services.chassis import metrics
@@ -79,6 +80,8 @@ class BoundedProtocol(HttpToolsProtocol):
         # Of a head that our own hand writes, see _go_on_without_upgrade.
         self._is_resuming = False
         self._refusal: int | None = None
+        # The request that is being answered; `cycle` is the one that came last.
+        self._answering: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
@@ -95,12 +98,24 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._give_up()
         if self._source is not None:
             self._connections.leave(self._source)
         self._unset_keepalive_if_required()
         for timer in (self._head_timer, self._send_timer, self._end_timer):
             if timer is not None:
                 timer.cancel()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _give_up(self) -> None:
+        """Whoever handles a request has nobody to answer any more; those that wait are not begun."""
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), _SLICE_BYTES):
@@ -237,10 +252,7 @@ class BoundedProtocol(HttpToolsProtocol):
         is_about_the_last = self._is_in_body and not self.cycle.response_started and not self.pipeline
         if is_about_the_last or self.cycle is None or self.cycle.response_complete:
             self.transport.write(_problem(status, code, title))
-        if self.cycle is not None:
-            # Whoever handles it has nobody to answer any more.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._give_up()
         self._end()
 
     def _end(self) -> None:

@@ -23,6 +23,15 @@ INVARIANTS: tuple[Invariant, ...] = (
         GROUP BY g.source_id HAVING g.net_points <> coalesce(sum(t.amount), 0)""",
     ),
     Invariant(
+        "I1",
+        "points were posted for a grant that there is not",
+        """
+        SELECT t.id AS transaction, t.user_id, t.type, t.amount, t.metadata->>'source_id' AS source_id
+        FROM points_transactions t LEFT JOIN grants g
+            ON g.source_id = t.metadata->>'source_id' AND g.user_id = t.user_id
+        WHERE t.type IN ('purchase', 'reversal') AND g.source_id IS NULL""",
+    ),
+    Invariant(
         "I2",
         "a balance is out of bounds",
         """

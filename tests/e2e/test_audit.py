@@ -1,6 +1,7 @@
 """The audit finds what breaks an invariant, says which, and finds nothing while the shop is busy."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from uuid import uuid4
@@ -12,7 +13,9 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local import audit
+from deploy.local.audit.facts import EDGES
 from deploy.local.ephemeral import RunningStack, wait_until
+from deploy.local.parts import ROOT
 from deploy.local.quiet import is_quiet
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
 from protos.payments.v1 import payments_pb2, payments_pb2_grpc
@@ -442,14 +445,117 @@ async def test_falsified_refunds_are_named(
     assert what in {finding.what for finding in look_after(stack, (database, change))}
 
 
+_LATE = "UPDATE payments SET created_at = now() - interval '11 minutes'"
+_SENT = "UPDATE outbox SET sent_at = now() - interval '3 minutes'"
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        (
+            "an order was paid that is not there",
+            [("orders", "DELETE FROM orders WHERE payment_method = 'stripe'")],
+        ),
+        (
+            "an order was paid that is not there",
+            [("payments", "UPDATE payments SET order_id = uuidv7() WHERE order_id IS NOT NULL")],
+        ),
+        (
+            "an order was paid by another customer",
+            [("payments", "UPDATE payments SET user_id = uuidv7() WHERE order_id IS NOT NULL")],
+        ),
+        (
+            "an order was completed by another payment",
+            [("payments", "UPDATE payments SET payment_intent_id = 'pi_x' || id WHERE order_id IS NOT NULL")],
+        ),
+        (
+            "an order was paid and gives nothing",
+            [
+                ("payments", _LATE),
+                (
+                    "orders",
+                    "UPDATE orders SET status = 'failed', failure_reason = 'x'"
+                    " WHERE payment_method = 'stripe' AND status = 'completed'",
+                ),
+            ],
+        ),
+        (
+            "a checkout is for no order",
+            [("payments", "UPDATE checkouts SET order_id = uuidv7() WHERE order_id IS NOT NULL")],
+        ),
+        (
+            "a hold is for no order",
+            [
+                (
+                    "wallet",
+                    "UPDATE holds SET status = 'held', order_id = uuidv7(), refunded_points = 0,"
+                    " due_at = now() - interval '6 min' WHERE status = 'captured'",
+                )
+            ],
+        ),
+        (
+            "wallet was told of points that nobody paid",
+            [("payments", "DELETE FROM payments WHERE points > 0 AND standing = 'fulfilled'")],
+        ),
+        ("points were posted for a grant that there is not", [("wallet", "DELETE FROM grants")]),
+        (
+            "money went back that no order knows of",
+            [("orders", "DELETE FROM refunds WHERE amount_cents > 0")],
+        ),
+        ("a fact has not arrived", [("wallet", "DELETE FROM inbox"), ("payments", _SENT)]),
+        *(
+            (
+                "a fact has not arrived",
+                [("orders", f"DELETE FROM inbox WHERE consumer = '{durable}'"), ("payments", _SENT)],
+            )
+            for durable in ("orders__checkout", "orders__payment", "orders__refund")
+        ),
+        ("a fact was heard that nobody told", [("payments", "DELETE FROM outbox")]),
+        (
+            "a lost stream is not filled yet",
+            [("payments", "UPDATE relay SET refill_after = uuidv7(), refill_until = uuidv7()")],
+        ),
+    ],
+)
+async def test_what_one_database_has_and_another_lacks_is_named(
+    stack: RunningStack, given_back: None, what: str, changes: list[tuple[str, str]]
+) -> None:
+    """Both ways over each edge: one of them alone is blind for what the other database has lost."""
+    found = look_after(stack, *changes)
+    assert what in {finding.what for finding in found}
+
+
+def test_every_fact_that_somebody_listens_to_is_an_edge() -> None:
+    permissions = (ROOT / "deploy/nats/accounts.conf").read_text()
+    listened = set(re.findall(r"CONSUMER\.CREATE\.[A-Z]+\.(\w+)\.([\w.]+)", permissions))
+    edges = {(edge.durable, edge.subject) for edge in EDGES}
+    assert listened == edges | {("orders__product", "orders.product.changed")}
+
+
+def test_no_login_of_ours_may_delete_what_a_lost_stream_is_filled_from(stack: RunningStack) -> None:
+    """The stream keeps 30 days, outbox and inbox are kept for ever: else a lost stream would be filled with
+    less than it held, or facts would take effect twice."""
+    may = """
+        SELECT count(*) FROM unnest(ARRAY['outbox', 'inbox']) AS t, unnest(ARRAY['app', 'worker']) AS l,
+            unnest(ARRAY['DELETE', 'TRUNCATE']) AS how
+        WHERE has_table_privilege(%s || '_' || l, t, how)"""
+    for service, url in stack.file.database_urls.items():
+        with psycopg.connect(url) as connection:
+            assert connection.execute(may, (service,)).fetchall() == [(0,)], service
+
+
 async def test_a_grant_on_its_way_is_no_finding(stack: RunningStack, paid: None) -> None:
     """Told and not heard: nobody can tell a message on its way from one that is lost, until it is late."""
     unheard = [("wallet", "DELETE FROM inbox"), ("wallet", "DELETE FROM grants")]
-    assert look_after(stack, *unheard) == set()
+    # Its points are in the ledger, which cannot be told apart from a grant that was lost.
+    ledger = "points were posted for a grant that there is not"
+    assert {finding.what for finding in look_after(stack, *unheard)} == {ledger}
     late = look_after(
         stack, *unheard, ("payments", "UPDATE outbox SET sent_at = now() - interval '3 minutes'")
     )
-    assert {finding.what for finding in late} == {"points that were told of have not arrived"}
+    assert {finding.what for finding in late} == {
+        *(ledger, "points that were told of have not arrived", "a fact has not arrived"),
+    }
 
 
 async def test_findings_are_printed_and_counted(

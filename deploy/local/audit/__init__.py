@@ -12,7 +12,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.audit import across, events, grants, operators, refunds, wallet, within
+from deploy.local.audit import across, events, facts, grants, operators, paid, refunds, wallet, within
 from deploy.local.audit.snapshot import Finding, Snapshots, snapshots
 from deploy.local.stackfile import StackFile
 
@@ -20,6 +20,8 @@ CHECKS = (
     *within.CHECKS,
     *wallet.CHECKS,
     *across.CHECKS,
+    *paid.CHECKS,
+    *facts.CHECKS,
     *grants.CHECKS,
     *refunds.CHECKS,
     *events.CHECKS,

@@ -43,6 +43,19 @@ class HoldsResolve:
                 yield Finding("I3", "a hold outlives its order", f"order {hold['order_id']}", found)
 
 
+class HoldsAreForOrders:
+    """I3: no hold stays open for an order that does not exist: orders, asked, would have released it."""
+
+    proves = ("I3",)
+
+    def __call__(self, databases: Snapshots) -> Iterator[Finding]:
+        known = {row["id"] for row in databases.rows("orders", "SELECT id FROM orders")}
+        for hold in databases.rows("wallet", _OVERDUE_HOLDS):
+            if hold["order_id"] not in known:
+                found = f"{hold['points']} points held, asked {hold['asked']} times"
+                yield Finding("I3", "a hold is for no order", f"order {hold['order_id']}", found)
+
+
 class CardOrders:
     """I5: a completed card order has its payment, of its total and its currency, and gave back no more than
     went back of it."""
@@ -103,6 +116,9 @@ def _finding(what: str, order: Row, other: Row | None) -> Finding:
 
 
 _HOLDS = "SELECT order_id, user_id, points, status FROM holds"
+_OVERDUE_HOLDS = """
+    SELECT order_id, points, asked FROM holds
+    WHERE status = 'held' AND due_at < now() - interval '5 minutes'"""
 _POINTS_ORDERS = """
     SELECT o.id, o.user_id, o.status, o.total_points,
         EXISTS (SELECT FROM saga_runs r WHERE r.order_id = o.id AND r.status IN ('running', 'undoing'))
@@ -124,4 +140,10 @@ _PAID_ORDERS = """
     FROM payments WHERE standing = 'fulfilled' AND order_id IS NOT NULL"""
 _ALL_CARD_ORDERS = "SELECT id, user_id, status FROM orders WHERE payment_method = 'stripe'"
 
-CHECKS: tuple[Check, ...] = (PointsOrders(), HoldsResolve(), CardOrders(), PaidOrders())
+CHECKS: tuple[Check, ...] = (
+    PointsOrders(),
+    HoldsResolve(),
+    HoldsAreForOrders(),
+    CardOrders(),
+    PaidOrders(),
+)

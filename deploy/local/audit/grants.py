@@ -31,7 +31,9 @@ class PaidPoints:
     def __call__(self, databases: Snapshots) -> Iterator[Finding]:
         grants = {row["source_id"]: row for row in databases.rows("wallet", _GRANTS)}
         told = _newest(databases.rows("payments", _TOLD))
-        yield from _untold(databases.rows("payments", _SALES), told)
+        sales = databases.rows("payments", _SALES)
+        yield from _untold(sales, told)
+        yield from _unpaid(sales, told)
         yield from _given_away(databases.rows("payments", _PARKED), told)
         yield from _made_up(grants, told)
         yield from _unheard(databases, grants, told)
@@ -64,6 +66,15 @@ def _given_away(parked: list[Row], told: Mapping[str, Told]) -> Iterator[Finding
         event = by_intent.get(intent)
         if event is not None:
             yield Finding("I4", "a payment in quarantine has given points", f"payment {intent}", _fact(event))
+
+
+def _unpaid(sales: list[Row], told: Mapping[str, Told]) -> Iterator[Finding]:
+    known = {sale["source_id"] for sale in sales}
+    for source, each in told.items():
+        # Of one that was taken back, or never given, nothing is left to be paid.
+        if source not in known and each.event.net_points:
+            what = "wallet was told of points that nobody paid"
+            yield Finding("I4", what, f"grant {source}", _fact(each.event))
 
 
 def _made_up(grants: Mapping[str, Row], told: Mapping[str, Told]) -> Iterator[Finding]:

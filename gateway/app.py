@@ -15,6 +15,7 @@ from gateway.load_shedding import LoadShedding
 from gateway.routes import (
     admin_analytics,
     admin_audit,
+    admin_dead_letters,
     admin_debts,
     admin_mails,
     admin_orders,
@@ -53,6 +54,7 @@ _ROUTERS = (
     admin_shipments.router,
     admin_debts.router,
     admin_mails.router,
+    admin_dead_letters.router,
     admin_timeline.router,
     admin_analytics.router,
     admin_audit.router,

@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.settings import GatewaySettings
+from protos.messaging.v1 import messaging_pb2_grpc
 from protos.orders.v1 import orders_pb2_grpc
 from protos.payments.v1 import payments_pb2_grpc
 from protos.wallet.v1 import wallet_pb2_grpc
@@ -20,6 +21,8 @@ PAYMENTS_SECONDS = 5.5
 ORDERS_SECONDS = 6.5
 # Wallet's too: a range is counted for as long as a worker's statement may take, 5 s.
 ANALYTICS_SECONDS = 7.0
+# As long as a worker's transaction may take.
+DEAD_LETTER_SECONDS = 6.5
 _HEALTH_SECONDS = 1.0
 _HEALTH_KEPT_SECONDS = 1.0
 WEBHOOK_SECONDS = 5.0
@@ -43,6 +46,10 @@ class Backends:
         self.orders_operator = orders_pb2_grpc.OrdersOperatorServiceStub(orders)
         self.payments = payments_pb2_grpc.PaymentsServiceStub(payments)
         self.payments_operator = payments_pb2_grpc.PaymentsOperatorServiceStub(payments)
+        self.dead_letters = {
+            "orders": messaging_pb2_grpc.DeadLetterServiceStub(orders),
+            "wallet": messaging_pb2_grpc.DeadLetterServiceStub(wallet),
+        }
         self._channels = {"wallet": wallet, "orders": orders, "payments": payments}
         self._asked: asyncio.Task[list[str]] | None = None
         self._asked_at = -_HEALTH_KEPT_SECONDS

@@ -286,6 +286,19 @@ KINDS: dict[str, Kind] = {
         "The mail is neither in doubt nor refused",
         "`currentStatus` tells how it stands: there is something to decide of those two alone.",
     ),
+    "dead_letter_not_found": Kind(
+        404, "There is no such dead letter", "Read GET /api/admin/dead-letters: it names service and id."
+    ),
+    "dead_letter_decided": Kind(
+        409,
+        "Somebody has decided about this dead letter",
+        "It was redelivered or dropped: nothing is left to do.",
+    ),
+    "dead_letter_rejected": Kind(
+        409,
+        "The message can still not be handled",
+        "`detail` tells why: mend that first, or drop it. Nothing was changed.",
+    ),
     "range_too_large": Kind(
         422,
         "The range holds more than can be counted in time",

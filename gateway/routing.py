@@ -26,6 +26,7 @@ _PATTERNS = {
     "token": re.compile(LINK_PATTERN),
     "saga": re.compile(SAGA_PATTERN),
     "mail": re.compile(MAIL_PATTERN),
+    "service": re.compile("orders|wallet"),
 }
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 # The path's parameter, and what is not found when it cannot be an id.
@@ -40,6 +41,8 @@ _NOT_FOUND = {
     "reconciliationId": "reconciliation_not_found",
     "saga": "saga_not_found",
     "mail": "mail_not_found",
+    "service": "dead_letter_not_found",
+    "deadLetterId": "dead_letter_not_found",
 }
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -24,6 +24,7 @@ from deploy.local.claim import StackError, clean_up, living_supervisor, recorded
 from deploy.local.logfiles import log_tail, open_log
 from deploy.local.operator import (
     adjust,
+    dead_letters,
     debts,
     events,
     mails,
@@ -237,6 +238,7 @@ app.command()(refund.refund)
 app.add_typer(debts.app, name="refunds")
 app.add_typer(sagas.app, name="sagas")
 app.add_typer(mails.app, name="mails")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(timeline.timeline)
 
 

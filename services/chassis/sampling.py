@@ -187,7 +187,8 @@ MESSAGING: tuple[Reading, ...] = (
     ),
     Reading(
         "dead letters",
-        "SELECT consumer, count(*) AS letters FROM dead_letters GROUP BY consumer",
+        """
+        SELECT consumer, count(*) AS letters FROM dead_letters WHERE decision IS NULL GROUP BY consumer""",
         {"letters": DEAD_LETTERS},
     ),
 )

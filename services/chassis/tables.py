@@ -67,6 +67,20 @@ def messaging_tables(metadata: MetaData) -> None:
     )
 
 
+def decided_dead_letters(metadata: MetaData) -> None:
+    """Adds what an operator decided about a dead letter (dead_letters.py); the letter stays, as evidence."""
+    letters = metadata.tables["dead_letters"]
+    letters.append_column(Column("decision", Text))
+    letters.append_column(Column("decided_at", TIMESTAMP(timezone=True)))
+    letters.append_constraint(
+        CheckConstraint(
+            "coalesce(decision, 'dropped') IN ('redelivered', 'dropped')"
+            " AND (decision IS NULL) = (decided_at IS NULL)",
+            name=conv("dead_letters_decision"),
+        )
+    )
+
+
 def relay_table(metadata: MetaData) -> None:
     """Adds relay, of one row: who publishes the outbox (leadership.py), into which stream (refill.py)."""
     Table(

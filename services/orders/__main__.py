@@ -7,12 +7,14 @@ from uuid import UUID
 
 import uvloop
 
+from protos.messaging.v1 import messaging_pb2, messaging_pb2_grpc
 from protos.orders.v1 import orders_pb2, orders_pb2_grpc
 from services.chassis import consumer, failpoints, invariants, logs, rekey, republish
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import Keyring
 from services.chassis.db import Database
+from services.chassis.dead_letters import DeadLetters
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.metrics import serving_metrics
 from services.chassis.rekey import SealedColumn
@@ -135,6 +137,7 @@ async def serve(settings: OrdersSettings) -> None:
         wake_publishers()
         runner.wake()
 
+    subscriptions = events.subscriptions(terms, forget_catalogue=cache.note_catalogue)
     consumers = [
         Consumer(
             each,
@@ -143,7 +146,7 @@ async def serve(settings: OrdersSettings) -> None:
             after_commit=wake_everyone,
             ack_wait_seconds=settings.consumer_ack_wait_seconds,
         )
-        for each in events.subscriptions(terms, forget_catalogue=cache.note_catalogue)
+        for each in subscriptions
     ]
     checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds, reserved=cache.note_products)
     downloads = Downloads(database, keyring, AssetStore(settings), terms)
@@ -168,14 +171,18 @@ async def serve(settings: OrdersSettings) -> None:
         orders_pb2_grpc.add_OrdersOperatorServiceServicer_to_server,
         orders_pb2.DESCRIPTOR.services_by_name["OrdersOperatorService"],
     )
-    retention = Retention(database)
+    server.add(
+        DeadLetters(database, subscriptions, after_commit=wake_everyone),
+        messaging_pb2_grpc.add_DeadLetterServiceServicer_to_server,
+        messaging_pb2.DESCRIPTOR.services_by_name["DeadLetterService"],
+    )
     async with background(
         bus.run(),
         relay.run(),
         runner.run(),
         mailer.run(),
         watchers.run(),
-        retention.run(),
+        Retention(database).run(),
         cache.run(),
         Sampler(database, metrics.samples([saga.name for saga in sagas])).run(),
         consumer.watching(database, consumers).run(),

@@ -6,6 +6,10 @@ _FOR_CUSTOMERS = frozenset({"gateway"})
 _FOR_OPERATORS = frozenset({"gateway"})
 
 CALLERS: Callers = {
+    "aishop.messaging.v1.DeadLetterService": {
+        "ListDeadLetters": _FOR_OPERATORS,
+        "DecideDeadLetter": _FOR_OPERATORS,
+    },
     "aishop.orders.v1.CatalogService": {
         "ListProducts": _FOR_CUSTOMERS,
         "GetProduct": _FOR_CUSTOMERS,

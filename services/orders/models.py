@@ -33,6 +33,7 @@ from services.orders.rules import ASSET_KEY
 metadata = MetaData()
 tables.messaging_tables(metadata)
 tables.relay_table(metadata)
+tables.decided_dead_letters(metadata)
 tables.idempotency_table(metadata)
 audit_log_table(metadata)
 

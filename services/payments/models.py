@@ -29,6 +29,7 @@ from services.chassis import audit_log, tables
 metadata = MetaData()
 tables.messaging_tables(metadata)
 tables.relay_table(metadata)
+tables.decided_dead_letters(metadata)
 tables.idempotency_table(metadata)
 audit_log.audit_log_table(metadata)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import uvloop
 
+from protos.messaging.v1 import messaging_pb2, messaging_pb2_grpc
 from protos.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.chassis import consumer, failpoints, invariants, logs, rekey, republish
 from services.chassis.bus import Bus
 from services.chassis.consumer import Consumer
 from services.chassis.crypto import EmailHasher, Keyring
 from services.chassis.db import Database
+from services.chassis.dead_letters import DeadLetters
 from services.chassis.grpc_server import GrpcServer
 from services.chassis.metrics import serving_metrics
 from services.chassis.rekey import SealedColumn
@@ -68,6 +70,11 @@ async def serve(settings: WalletSettings) -> None:
         ),
         wallet_pb2_grpc.add_WalletServiceServicer_to_server,
         wallet_pb2.DESCRIPTOR.services_by_name["WalletService"],
+    )
+    server.add(
+        DeadLetters(database, SUBSCRIPTIONS, after_commit=relay.wake),
+        messaging_pb2_grpc.add_DeadLetterServiceServicer_to_server,
+        messaging_pb2.DESCRIPTOR.services_by_name["DeadLetterService"],
     )
     async with background(
         bus.run(),

@@ -8,6 +8,10 @@ _FOR_OPERATORS = frozenset({"gateway"})
 _FOR_SAGAS = frozenset({"orders"})
 
 CALLERS: Callers = {
+    "aishop.messaging.v1.DeadLetterService": {
+        "ListDeadLetters": _FOR_OPERATORS,
+        "DecideDeadLetter": _FOR_OPERATORS,
+    },
     "aishop.wallet.v1.WalletService": {
         "GetProfile": _FOR_CUSTOMERS,
         "ListTransactions": _FOR_CUSTOMERS,

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.chassis.audit_log import audit_log_table
-from services.chassis.tables import NOW, messaging_tables, relay_table
+from services.chassis.tables import NOW, decided_dead_letters, messaging_tables, relay_table
 
 metadata = MetaData(
     naming_convention={
@@ -159,4 +159,5 @@ grants = Table(
 
 messaging_tables(metadata)
 relay_table(metadata)
+decided_dead_letters(metadata)
 audit_log_table(metadata)

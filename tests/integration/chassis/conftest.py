@@ -25,6 +25,7 @@ def url(servers: Servers) -> str:
     metadata = MetaData()
     tables.messaging_tables(metadata)
     tables.relay_table(metadata)
+    tables.decided_dead_letters(metadata)
     tables.idempotency_table(metadata)
     audit_log.audit_log_table(metadata)
     address = servers.admin_url(name)

@@ -19,6 +19,12 @@ _HEAD = """\
 # `observability` Prometheus, Grafana and Jaeger. Both: sandbox,observability
 COMPOSE_PROFILES=sandbox
 
+# The names of containers and volumes begin with it, wherever this folder lies: `docker volume ls` shows them.
+COMPOSE_PROJECT_NAME=aishop
+
+# Which images run, `aishop/<service>:<version>`. Here and not exported, or the next `up` takes others.
+AISHOP_VERSION=dev
+
 # Where customers find the shop: Stripe sends them back there.
 SHOP_URL=http://127.0.0.1:8080
 

@@ -147,7 +147,12 @@ def down(data: Data = _DATA) -> None:
 
 @app.command()
 def status(data: Data = _DATA, stack: Stack = None) -> None:
-    """Show what runs, and where; exit 1 when nobody looks after it."""
+    """Show what runs, and where; exit 1 when nobody looks after it. With AISHOP_URL: does that one serve?"""
+    url = os.environ.get("AISHOP_URL")
+    if url and stack is None and data == _DATA:
+        from deploy.local import elsewhere
+
+        raise typer.Exit(elsewhere.status(url))
     folder = stack.parent if stack else data
     supervisor = living_supervisor(folder)
     file = _stack_file(stack or data)
@@ -201,11 +206,19 @@ def audit(
     data: Data = _DATA,
     stack: Stack = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
+    accept: Annotated[
+        str, typer.Option("--accept", metavar="REASON", help="Accept what is found, for the audit log.")
+    ] = "",
 ) -> None:
-    """Check the invariants across the databases while the shop runs; exit 1 with what breaks them."""
+    """Check the invariants across the databases while the shop runs; exit 1 with what breaks them. Of a shop
+    elsewhere: with WALLET_DATABASE_URL, ORDERS_DATABASE_URL and PAYMENTS_DATABASE_URL."""
     from deploy.local import audit as auditor
+    from deploy.local import elsewhere
 
-    raise typer.Exit(auditor.main(StackFile.read(stack or data), as_json))
+    is_local = stack is not None or data != _DATA
+    urls = None if is_local else elsewhere.database_urls()
+    urls = urls or StackFile.read(stack or data).database_urls
+    raise typer.Exit(auditor.report(urls, as_json, accept=accept.strip()))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The audit finds what breaks an invariant, says which, and finds nothing while the shop is busy."""
 
 import asyncio
+import getpass
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -564,6 +565,31 @@ async def test_findings_are_printed_and_counted(
     with falsified(stack):
         assert audit.main(stack.file, as_json=True) == 1
     assert '"what": "wallet knows of other points than it was told"' in capsys.readouterr().out
+    assert audit.audit(stack.file) == []
+
+
+async def test_an_accepted_difference_is_named_and_hides_no_other(
+    stack: RunningStack, traded: Customer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after one database was restored alone: what was decided is no longer red, and the next fault is."""
+    urls = stack.file.database_urls
+    with falsified(stack):
+        known = audit.audit(stack.file, second_look_seconds=0)
+        assert known
+        reason = "wallet is of yesterday: settled by adjustments"
+        assert await asyncio.to_thread(audit.report, urls, False, accept=reason) == 0
+        capsys.readouterr()
+        assert audit.report(urls, as_json=False) == 0
+        told = capsys.readouterr().out
+        assert told.count("settled by adjustments") == len(known)
+        assert f"accepted (cli:{getpass.getuser()}: wallet is of yesterday" in told
+        with psycopg.connect(urls["wallet"], autocommit=True) as connection:
+            # The same row, and one point more.
+            connection.execute("UPDATE grants SET net_points = net_points + 1")
+            grown = audit.audit(stack.file, second_look_seconds=0)
+            connection.execute("UPDATE grants SET net_points = net_points - 1")
+        assert {finding.where for finding in grown} == {finding.where for finding in known}
+        assert not set(grown) & set(known)
     assert audit.audit(stack.file) == []
 
 

@@ -12,7 +12,18 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.audit import across, events, facts, grants, operators, paid, refunds, wallet, within
+from deploy.local.audit import (
+    accepted,
+    across,
+    events,
+    facts,
+    grants,
+    operators,
+    paid,
+    refunds,
+    wallet,
+    within,
+)
 from deploy.local.audit.snapshot import Finding, Snapshots, snapshots
 from deploy.local.stackfile import StackFile
 
@@ -41,9 +52,13 @@ def main(stack: StackFile, as_json: bool) -> int:
     return report(stack.database_urls, as_json)
 
 
-def report(database_urls: Mapping[str, str], as_json: bool) -> int:
-    """Prints the findings of these databases; 1 when there are any."""
+def report(database_urls: Mapping[str, str], as_json: bool, *, accept: str = "") -> int:
+    """Prints the findings of these databases; 1 when there are any. With a reason in `accept` they are
+    accepted first (accepted.py)."""
     findings = _findings(database_urls, _SECOND_LOOK_SECONDS)
+    if accept and findings:
+        accepted.accept(database_urls, findings, accept)
+        findings = []
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], default=str))
     else:
@@ -63,7 +78,8 @@ def _findings(database_urls: Mapping[str, str], second_look_seconds: float) -> l
 
 def _look(database_urls: Mapping[str, str]) -> list[Finding]:
     with snapshots(database_urls) as databases:
-        return [finding for check in CHECKS for finding in check(databases)]
+        known = accepted.accepted(databases)
+        return [finding for check in CHECKS for finding in check(databases) if finding not in known]
 
 
 def _print(findings: list[Finding]) -> None:
@@ -91,6 +107,12 @@ def _print_notes(database_urls: Mapping[str, str]) -> None:
             console.print(f"acknowledged: {note}")
         if len(decided) > _SHOWN:
             console.print(f"acknowledged: {len(decided) - _SHOWN} more, see `aishop events list`")
+        known = accepted.accepted(databases)
+        standing = [each for check in CHECKS for each in check(databases) if each in known] if known else []
+        for finding in standing[:_SHOWN]:
+            console.print(f"accepted ({known[finding]}): {finding.what}, {finding.where}, {finding.found}")
+        if len(standing) > _SHOWN:
+            console.print(f"accepted: {len(standing) - _SHOWN} more, see GET /api/admin/audit")
         for head in operators.heads(databases):
             console.print(f"audit log of {head.database}: {head.seq} entries, the last is {head.hash}")
 

@@ -52,7 +52,7 @@ class HoldsAreForOrders:
         known = {row["id"] for row in databases.rows("orders", "SELECT id FROM orders")}
         for hold in databases.rows("wallet", _OVERDUE_HOLDS):
             if hold["order_id"] not in known:
-                found = f"{hold['points']} points held, asked {hold['asked']} times"
+                found = f"{hold['points']} points held"
                 yield Finding("I3", "a hold is for no order", f"order {hold['order_id']}", found)
 
 
@@ -117,7 +117,7 @@ def _finding(what: str, order: Row, other: Row | None) -> Finding:
 
 _HOLDS = "SELECT order_id, user_id, points, status FROM holds"
 _OVERDUE_HOLDS = """
-    SELECT order_id, points, asked FROM holds
+    SELECT order_id, points FROM holds
     WHERE status = 'held' AND due_at < now() - interval '5 minutes'"""
 _POINTS_ORDERS = """
     SELECT o.id, o.user_id, o.status, o.total_points,

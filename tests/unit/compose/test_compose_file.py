@@ -198,12 +198,14 @@ def test_no_secret_has_a_default_and_each_variable_is_written(written: dict[str,
     }
     # Empty on purpose where Stripe itself is used, or where an identity provider publishes its keys.
     assert ways[None] == {"STRIPE_API_BASE", "AUTH_JWT_SECRET"}
-    assert ways[":?"] | ways[None] | {"COMPOSE_PROFILES", *OPTIONAL} == set(written)
+    named = {"COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "AISHOP_VERSION"}
+    assert ways[":?"] | ways[None] | named | OPTIONAL == set(written)
 
 
 def test_two_shops_share_no_secret(written: dict[str, str]) -> None:
     other = environment.variables()
-    choices = {"COMPOSE_PROFILES", "SHOP_URL", "STRIPE_API_BASE", "SMTP_URL", "MAIL_FROM", *OPTIONAL}
+    choices = {"COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "AISHOP_VERSION"}
+    choices |= {"SHOP_URL", "STRIPE_API_BASE", "SMTP_URL", "MAIL_FROM", *OPTIONAL}
     assert {name for name in written if written[name] == other[name]} == choices
     drawn = [value for name, value in written.items() if name not in choices]
     assert len(set(drawn)) == len(drawn)

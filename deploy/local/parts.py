@@ -18,6 +18,7 @@ from deploy.local import postgres, valkey
 from deploy.local.ports import HOST
 from deploy.local.secret_store import Secrets
 from deploy.postgres.roles import SERVICES, role
+from services.chassis.connections import deadline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PROBE_SECONDS = 1.0
@@ -278,8 +279,11 @@ def base_environment() -> dict[str, str]:
 
 async def _answers_sql(url: str) -> bool:
     try:
-        async with await psycopg.AsyncConnection.connect(url, connect_timeout=2) as connection:
-            await connection.execute("SELECT 1")
+        connection = await psycopg.AsyncConnection.connect(url, connect_timeout=2)
+        # It may take connections and be frozen.
+        with deadline(connection, _PROBE_SECONDS):
+            async with connection:
+                await connection.execute("SELECT 1")
     except psycopg.OperationalError:
         return False
     return True

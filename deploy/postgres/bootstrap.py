@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from deploy.postgres.roles import LOGINS, LOGINS_GROUP, SERVICES, role
-from services.chassis.connections import LIMITS
+from services.chassis.connections import LIMITS, NETWORK
 
 _ADVISORY = """
     SELECT oid::regprocedure::text FROM pg_proc
@@ -21,7 +21,7 @@ _ADVISORY = """
 
 def bootstrap(admin_url: str, passwords: Mapping[str, str]) -> None:
     """Creates what is missing and sets every password; `passwords` is by role name."""
-    with psycopg.connect(admin_url, autocommit=True) as connection:
+    with psycopg.connect(admin_url, autocommit=True, **NETWORK) as connection:
         _create_group(connection)
         for service in SERVICES:
             for login in LOGINS:
@@ -29,7 +29,7 @@ def bootstrap(admin_url: str, passwords: Mapping[str, str]) -> None:
                 _bound_sessions(connection, service, login)
             _create_database(connection, service)
     for service in SERVICES:
-        with psycopg.connect(admin_url, dbname=service, autocommit=True) as connection:
+        with psycopg.connect(admin_url, dbname=service, autocommit=True, **NETWORK) as connection:
             _prepare_schema(connection, service)
 
 

@@ -36,7 +36,7 @@ _CONNECT_ALL_SECONDS = 10.0
 
 # libpq's words. A server that is gone is noticed after 5 + 3 × 2 s of silence, and 10 s after it was sent
 # something.
-_NETWORK: Mapping[str, Any] = {
+NETWORK: Mapping[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "keepalives": 1,
     "keepalives_idle": 5,
@@ -96,7 +96,7 @@ def keywords(limits: Limits, *, name: str, pooling: Pooling = "session") -> dict
     has not heard of our prepared statements: there the settings are the role's (deploy/postgres), and
     `connect` looks whether they are.
     """
-    made: dict[str, Any] = {**_NETWORK, "application_name": name}
+    made: dict[str, Any] = {**NETWORK, "application_name": name}
     if pooling == "transaction":
         return made | {"prepare_threshold": None}
     options = " ".join(f"-c {key}={_escaped(value)}" for key, value in limits.settings().items())

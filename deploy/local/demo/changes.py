@@ -8,6 +8,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from services.chassis.connections import NETWORK
+
 Rows = dict[tuple[Any, ...], dict[str, Any]]
 # database.table → rows by primary key
 Picture = dict[str, Rows]
@@ -57,7 +59,7 @@ def changes(before: Picture, after: Picture) -> list[Change]:
 
 
 def _tables(url: str) -> dict[str, Rows]:
-    with psycopg.connect(url, row_factory=dict_row) as connection:
+    with psycopg.connect(url, row_factory=dict_row, **NETWORK) as connection:
         return {
             table["table"]: _rows(connection, table["table"], table["key"])
             for table in connection.execute(_TABLES).fetchall()

@@ -87,6 +87,7 @@ async def test_random_payment_lives_end_with_exact_points_and_amounts(
     only = os.environ.get("AISHOP_LIFE")
     async with shop_at(stack) as shop:
         products = await products_of(shop)
+        before = (await shop.deliveries())["dropped"]
         actors = [Actor(shop, life, products) for life in lives if only in (None, str(life.number))]
         await shop.control("webhooks", mode="deliver", **_TROUBLE)
         await shop.control("api_versions", **_OLD)
@@ -98,4 +99,6 @@ async def test_random_payment_lives_end_with_exact_points_and_amounts(
         await shop.reconcile()
         assert audit.audit(stack.file) == []
         assert await judge(actors, within_seconds=0) == []
-        record_property("proof", {"lives": len(actors), **runs, **counted})
+        dropped = (await shop.deliveries())["dropped"] - before
+        assert dropped > 0 or only
+        record_property("proof", {"lives": len(actors), "webhooks dropped": dropped, **runs, **counted})

@@ -36,8 +36,7 @@ class Actor:
         self.ids: dict[str, str] = {}
         self._urls: dict[str, str] = {}
         self._subscription = ""
-        # To be taken back at the end, should nothing have met them.
-        self.faults: list[str] = []
+        self._seen = 0
 
     async def live(self) -> str:
         """What went wrong, or nothing."""
@@ -337,9 +336,9 @@ class Actor:
         await self._heard(act.on)
         lacks, intent = self.ids[f"{act.on} {act.name}"], self.ids[act.on]
         fault = {"method": "GET", "path": f"/v1/{kind}", "kind": "listing_lacks", "lacks": [lacks]}
-        added = await self._shop.control("faults", params={"payment_intent": intent}, **fault)
-        self.faults.append(added["id"])
-        await self._shop.stripe("POST", f"{kind}/{lacks}", **{"metadata[seen]": str(len(self.faults))})
+        await self._shop.control("faults", params={"payment_intent": intent}, **fault)
+        self._seen += 1
+        await self._shop.stripe("POST", f"{kind}/{lacks}", **{"metadata[seen]": str(self._seen)})
 
     async def _lack_refunds(self, act: Act) -> None:
         await self._lack(act, "refunds")

@@ -82,8 +82,9 @@ class Shop:
         assert answer.is_success, f"{path}: {answer.text}"
         return dict(answer.json())
 
-    async def take_back_fault(self, fault_id: str) -> None:
-        await self._stripe.delete(f"/_control/faults/{fault_id}")
+    async def deliveries(self) -> JSON:
+        """How many webhooks Stripe has sent, held back and dropped by now."""
+        return dict((await self._stripe.get("/_control/state")).json()["deliveries"])
 
     async def parked(self, *, since: datetime, fresh: bool = False) -> list[JSON]:
         """Everything that was put into the quarantine since then, and maybe more."""

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -21,6 +22,8 @@ from tests.support.proofs import SEED
 # Chosen so that fifty lives hold each act often enough.
 _SEED = SEED + 55
 _AT_ONCE = 24
+# Longer than any takes.
+_A_LIFE = timedelta(minutes=10)
 _SETTLE_SECONDS, _BETWEEN_RUNS_SECONDS = 60.0, 3.0
 _TROUBLE = {"drop_percent": 5, "duplicate_percent": 20, "shuffle": True, "seed": SEED}
 _OLD = {"account": "2025-02-24.acacia", "endpoint": "2022-08-01", "percent": 25}
@@ -39,7 +42,7 @@ async def compared_again_and_again(shop: Shop) -> AsyncIterator[Counter[str]]:
 
     async def run() -> None:
         while True:
-            await shop.reconcile()
+            await shop.reconcile(since=datetime.now(UTC) - _A_LIFE)
             runs["reconciliations"] += 1
             await asyncio.sleep(_BETWEEN_RUNS_SECONDS)
 
@@ -87,6 +90,7 @@ async def test_random_payment_lives_end_with_exact_points_and_amounts(
     only = os.environ.get("AISHOP_LIFE")
     async with shop_at(stack) as shop:
         products = await products_of(shop)
+        began = datetime.now(UTC) - _A_LIFE
         before = (await shop.deliveries())["dropped"]
         actors = [Actor(shop, life, products) for life in lives if only in (None, str(life.number))]
         await shop.control("webhooks", mode="deliver", **_TROUBLE)
@@ -96,7 +100,7 @@ async def test_random_payment_lives_end_with_exact_points_and_amounts(
             await shop.quiet()
             wrong += await judge(actors, within_seconds=_SETTLE_SECONDS)
         assert not wrong, "\n\n".join(dict.fromkeys(wrong))
-        await shop.reconcile()
+        await shop.reconcile(since=began)
         assert audit.audit(stack.file) == []
         assert await judge(actors, within_seconds=0) == []
         dropped = (await shop.deliveries())["dropped"] - before

@@ -165,7 +165,7 @@ class Sale:
     def net_points(self) -> int:
         if self.status != "paid" or self.parked not in (None, "fulfilled"):
             return 0
-        return self.points - self.points * self.gone // self.paid
+        return self.points - self.points * self.gone // self.paid if self.points else 0
 
     @property
     def order_status(self) -> str:
@@ -384,7 +384,11 @@ class Books:
     def _invoice(
         self, name: str, cents: int, *, by_card: tuple[int, ...] | None = None, is_period: bool = True
     ) -> None:
-        """Agreed is the plan's price for a period, paid by card alone."""
+        """Agreed is the plan's price for a period, paid by card alone. Where prorations leave nothing to be
+        billed, nothing was sold."""
+        if cents <= 0:
+            self.sales[name] = Sale("invoice", 0, 0, status="paid")
+            return
         parts = [part for part in ((cents,) if by_card is None else by_card) if part]
         is_agreed = is_period and cents == PLAN_CENTS == sum(parts)
         sale = Sale("invoice", PLAN_POINTS, cents, status="paid", parked=None if is_agreed else "parked")

@@ -105,9 +105,9 @@ class Shop:
             cursor = None if is_enough else page["nextCursor"]
         return rows
 
-    async def reconcile(self) -> JSON:
+    async def reconcile(self, *, since: datetime) -> JSON:
         """A comparison with Stripe, to its end."""
-        run = await self.ask("POST", "/api/admin/reconciliations", body={})
+        run = await self.ask("POST", "/api/admin/reconciliations", body={"since": since.isoformat()})
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while run["status"] != "done":
             assert time.monotonic() < deadline, run

@@ -4,12 +4,12 @@ import asyncio
 import base64
 import binascii
 import hmac
-import json
 import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -99,7 +99,7 @@ class Caller:
         if answer.status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="Stripe"'
         log.info("call.answered", path=request.url.path, status=answer.status, request_id=request_id)
-        body = json.dumps(answer.body, indent=2)
+        body = orjson.dumps(answer.body, option=orjson.OPT_INDENT_2)
         kind = _CutResponse if answer.is_cut else Response
         return kind(body, status_code=answer.status, headers=headers, media_type="application/json")
 

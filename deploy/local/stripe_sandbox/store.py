@@ -4,13 +4,14 @@ Every access is a synchronous call on the event loop: at a test's pace one write
 that nothing runs between a read and its write is what makes two pays of one session one payment.
 """
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 Object = dict[str, Any]
 Condition = tuple[str, Any]
@@ -110,11 +111,11 @@ class Store:
     def add(self, body: Object, hidden: Object | None = None) -> None:
         self.execute(
             "INSERT INTO objects (id, kind, created, body, hidden) VALUES (?, ?, ?, ?, ?)",
-            *(body["id"], body["object"], body["created"], json.dumps(body), json.dumps(hidden or {})),
+            *(body["id"], body["object"], body["created"], _text(body), _text(hidden or {})),
         )
 
     def update(self, body: Object) -> None:
-        self.execute("UPDATE objects SET body = ? WHERE id = ?", json.dumps(body), body["id"])
+        self.execute("UPDATE objects SET body = ? WHERE id = ?", _text(body), body["id"])
 
     def delete(self, object_id: str) -> int:
         """How many there were: 0 or 1."""
@@ -124,11 +125,11 @@ class Store:
         row = self.execute(
             "SELECT body, hidden FROM objects WHERE id = ? AND kind = ?", object_id, kind
         ).fetchone()
-        return Stored(json.loads(row[0]), json.loads(row[1])) if row else None
+        return Stored(orjson.loads(row[0]), orjson.loads(row[1])) if row else None
 
     def find_any(self, object_id: str) -> Object | None:
         row = self.execute("SELECT body FROM objects WHERE id = ?", object_id).fetchone()
-        return dict(json.loads(row[0])) if row else None
+        return dict(orjson.loads(row[0])) if row else None
 
     def position(self, kind: str, object_id: str) -> int | None:
         row = self.execute("SELECT seq FROM objects WHERE id = ? AND kind = ?", object_id, kind).fetchone()
@@ -148,7 +149,7 @@ class Store:
             f"SELECT body FROM objects WHERE {where} ORDER BY seq {direction} LIMIT ?",
             *(*values, page.limit + 1),
         ).fetchall()
-        found = [json.loads(row[0]) for row in rows[: page.limit]]
+        found = [orjson.loads(row[0]) for row in rows[: page.limit]]
         return (found if page.before is None else found[::-1]), len(rows) > page.limit
 
     def count(self, kind: str) -> int:
@@ -160,3 +161,8 @@ class Store:
 
     def set_switch(self, name: str, value: str) -> None:
         self.execute("INSERT OR REPLACE INTO switches VALUES (?, ?)", name, value)
+
+
+def _text(body: Object) -> str:
+    """SQLite's JSON functions read text."""
+    return orjson.dumps(body).decode()

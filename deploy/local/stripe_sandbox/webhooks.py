@@ -7,13 +7,13 @@ Stripe tries again for three days, after minutes and then hours. Here the waits 
 import asyncio
 import hashlib
 import hmac
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import cycle
 
 import httpx
+import orjson
 
 from deploy.local.stripe_sandbox.events import copy_due_at
 from deploy.local.stripe_sandbox.store import Store
@@ -120,7 +120,7 @@ class Sender:
             # Forgotten on its way.
             return 0
         # The endpoint may have another API version than the account.
-        payload = json.dumps(event.hidden.get("sent", event.body), indent=2).encode()
+        payload = orjson.dumps(event.hidden.get("sent", event.body), option=orjson.OPT_INDENT_2)
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "Stripe-Signature": signature(payload, secret=self._secret, now=int(time.time())),

@@ -19,8 +19,6 @@ from tests.chaos.lives.oracle import (
     Sale,
 )
 
-# What the shop does not get right yet, by the kind of sale: to be empty at the end.
-NOT_YET = {("", "forget_events")}
 # What a life begins with, and the acts for which it is drawn.
 KINDS = {
     "points": ("debit_succeeds", "debit_fails", "debit_is_canceled", "decline", "expire", "pay", "spend"),
@@ -80,7 +78,7 @@ class _Drawing:
     def draw(self) -> Life:
         self._do(self._begins(self._kind()))
         while len(self._life.acts) < _MOST_ACTS:
-            possible = [act for act in self._possible() if not self._is_not_yet(act)]
+            possible = list(self._possible())
             kinds = sorted({act.kind for act in possible})
             is_enough = all(self._done[kind] >= self._wanted for kind in kinds)
             if not possible or (is_enough and len(self._life.acts) >= _LEAST_ACTS):
@@ -96,10 +94,6 @@ class _Drawing:
             return self._chance.choice(sorted(KINDS))
         needs = {kind: sorted(self._done[act] for act in acts)[:3] for kind, acts in KINDS.items()}
         return min(KINDS, key=lambda kind: (sum(needs[kind]), self._chance.random()))
-
-    def _is_not_yet(self, act: Act) -> bool:
-        sale = self._books.sales.get(act.on.partition("/")[0])
-        return not NOT_YET.isdisjoint({("", act.kind), (sale.kind if sale else "", act.kind)})
 
     def _do(self, act: Act) -> None:
         self._books.apply(act)
@@ -165,8 +159,7 @@ class _Drawing:
                 yield Act("refund_fails", name, each)
 
     def _money_back(self, name: str, sale: Sale, payment: Payment) -> Iterator[Act]:
-        if payment.refunds and sale.kind != "order":
-            yield Act("forget_events", name)
+        yield Act("forget_events", name)
         if payment.refunded:
             yield Act("lack_refunds", name, self._chance.choice(sorted(payment.refunds)))
         if payment.is_held or payment.left == 0:

@@ -188,6 +188,11 @@ KINDS: dict[str, Kind] = {
     "subscription_not_found": Kind(
         404, "There is no such subscription", "Subscriptions of others are not found either."
     ),
+    "subscription_elsewhere": Kind(
+        409,
+        "The subscription is billed by another account of Stripe",
+        "The shop has moved its payments: only the shop can end it there, contact it.",
+    ),
     "subscription_unconfirmed": Kind(
         503,
         "Stripe has not confirmed the cancellation",

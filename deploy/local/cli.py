@@ -33,6 +33,7 @@ from deploy.local.operator import (
     refund,
     replay,
     sagas,
+    stripe,
     timeline,
 )
 from deploy.local.operator.client import GatewayError
@@ -252,6 +253,7 @@ app.add_typer(debts.app, name="refunds")
 app.add_typer(sagas.app, name="sagas")
 app.add_typer(mails.app, name="mails")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(stripe.app, name="stripe")
 app.command()(timeline.timeline)
 
 

@@ -158,7 +158,9 @@ async def get_subscription(request: Request, subscription_id: SubscriptionId) ->
 @router.delete(
     "/api/subscriptions/{subscriptionId}",
     operation_id="cancelSubscription",
-    responses=customer_problems("subscription_not_found", "subscription_unconfirmed"),
+    responses=customer_problems(
+        "subscription_not_found", "subscription_elsewhere", "subscription_unconfirmed"
+    ),
 )
 async def cancel_subscription(request: Request, subscription_id: SubscriptionId) -> Subscription:
     """Ends it with the period that is paid for; points that came stay."""

@@ -32,7 +32,7 @@ class ProcessSettings(BaseSettings):
 
 
 _Settings = TypeVar("_Settings", bound=ProcessSettings)
-_BAD_SETTINGS = 2
+BAD_SETTINGS = 2
 
 
 def load(kind: type[_Settings]) -> _Settings:
@@ -42,7 +42,7 @@ def load(kind: type[_Settings]) -> _Settings:
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             print(_told(problem["loc"], problem["type"], problem["msg"]), file=sys.stderr)
-        sys.exit(_BAD_SETTINGS)
+        sys.exit(BAD_SETTINGS)
 
 
 def _told(location: tuple[int | str, ...], kind: str, message: str) -> str:

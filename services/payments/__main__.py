@@ -22,16 +22,18 @@ from services.chassis.rekey import SealedColumn
 from services.chassis.relay import Relay
 from services.chassis.retention import Retention
 from services.chassis.sampling import Sampler
-from services.chassis.settings import SeedSettings, load
+from services.chassis.settings import BAD_SETTINGS, SeedSettings, load
 from services.chassis.trace_export import exporting
 from services.chassis.usage import end_with_usage
 from services.chassis.watching import Watchers
 from services.chassis.workers import Worker, background, run_until_signal
-from services.payments import closing, metrics, opening, queries, reconciliation, refunding
+from services.payments import accounts, closing, metrics, opening, queries, reconciliation, refunding
+from services.payments.accounts import Accountant, WrongAccount
 from services.payments.api.operator import PaymentsOperatorServicer
 from services.payments.api.payments import PaymentsServicer
 from services.payments.callers import CALLERS
 from services.payments.closing import Closer
+from services.payments.commands.accounts import Identity, adopt_account
 from services.payments.commands.packages import SAMPLE_PACKAGES, SAMPLE_PLANS, add_packages, add_plans
 from services.payments.events import EventWorker, payload_place
 from services.payments.invariants import INVARIANTS
@@ -47,6 +49,7 @@ log = logs.get(__name__)
 
 # What a webhook in flight gets when the process ends; Stripe delivers again what it does not hear of.
 _STOP_SECONDS = 3
+_ADOPT = "adopt-account ACCOUNT test|live ACTOR REASON"
 _SEALED = (
     SealedColumn("checkouts", "request", request_place),
     SealedColumn("stripe_events", "payload", payload_place),
@@ -69,6 +72,8 @@ async def serve(settings: Settings) -> None:
         shop_url=settings.shop_url,
         shop_id=settings.shop_mark,
     )
+    accountant = Accountant(database=database, stripe=stripe, settings=settings)
+    await accountant.settle()
     keyring = Keyring(settings.data_encryption_keys)
     bus = Bus(settings.nats_url, name="payments", stream="PAYMENTS", replicas=settings.nats_stream_replicas)
     relay = Relay(
@@ -176,6 +181,7 @@ async def serve(settings: Settings) -> None:
             Worker("checkouts.complete", opener.complete_batch, tick_seconds=opening.TICK_SECONDS).run(),
             Worker("checkouts.settle", closer.settle_overdue, tick_seconds=closing.TICK_SECONDS).run(),
             Worker("subscriptions.cancel", closer.cancel_seconds, tick_seconds=closing.TICK_SECONDS).run(),
+            Worker("stripe.account", accountant.check, tick_seconds=accounts.CHECK_SECONDS).run(),
             Retention(database).run(),
             Sampler(database, metrics.samples()).run(),
             invariants.watching(database, INVARIANTS, is_ours=lambda: relay.leads).run(),
@@ -196,14 +202,35 @@ async def serve(settings: Settings) -> None:
     await database.dispose()
 
 
-async def _seed(settings: SeedSettings) -> None:
-    database = Database(
+def _run(settings: Settings) -> None:
+    try:
+        uvloop.run(serve(settings))
+    except WrongAccount as error:
+        print(error, file=sys.stderr)
+        sys.exit(BAD_SETTINGS)
+
+
+async def _adopt(settings: SeedSettings, identity: Identity, *, actor: str, reason: str) -> None:
+    """`python -m services.payments adopt-account acct_... test|live ACTOR REASON`"""
+    database = _worker_database(settings, "payments-adopt")
+    async with database.worker() as connection:
+        before = await adopt_account(connection, identity, actor=actor, reason=reason)
+    await database.dispose()
+    print(f"adopted {identity}" + (f" after {before.identity}" if before else ""))
+
+
+def _worker_database(settings: SeedSettings, name: str) -> Database:
+    return Database(
         app_url=settings.database_worker_url,
         worker_url=settings.database_worker_url,
         pool_size=1,
-        name="payments-seed",
+        name=name,
         pooling=settings.database_pooling,
     )
+
+
+async def _seed(settings: SeedSettings) -> None:
+    database = _worker_database(settings, "payments-seed")
     async with database.worker() as connection:
         await add_packages(connection, SAMPLE_PACKAGES)
         await add_plans(connection, SAMPLE_PLANS)
@@ -220,7 +247,7 @@ def main() -> None:
                 serving_metrics(settings.metrics_listen, settings.transport.certificates),
                 exporting("payments", settings),
             ):
-                uvloop.run(serve(settings))
+                _run(settings)
         case ["migrate"]:
             # Alembic alone takes a tenth of a second to load, at every start.
             from services.chassis import migrate
@@ -230,10 +257,13 @@ def main() -> None:
             asyncio.run(_seed(load(SeedSettings)))
         case ["rekey", *arguments]:
             rekey.run("payments", _SEALED, arguments)
+        case ["adopt-account", account_id, ("test" | "live") as mode, actor, reason]:
+            identity = Identity(account_id, mode == "live")
+            asyncio.run(_adopt(load(SeedSettings), identity, actor=actor, reason=reason))
         case ["republish", *arguments]:
             republish.run("payments", arguments)
         case _:
-            end_with_usage("services.payments", "migrate", "seed", "rekey", "republish")
+            end_with_usage("services.payments", "migrate", "seed", "rekey", "republish", _ADOPT)
 
 
 if __name__ == "__main__":

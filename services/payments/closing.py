@@ -11,10 +11,11 @@ from uuid import UUID
 
 from services.chassis import logs, tracing
 from services.chassis.db import Database
+from services.chassis.errors import Conflict, Unavailable
 from services.payments import errors, queries, rules
-from services.payments.commands import checkouts, subscriptions
+from services.payments.commands import accounts, checkouts, subscriptions
 from services.payments.commands.settlement import settle
-from services.payments.errors import StripeRefused, StripeUnknown
+from services.payments.errors import StripeMissing, StripeRefused, StripeUnknown
 from services.payments.looks import Looker
 from services.payments.opening import Opener, request_deadline
 from services.payments.rules import Checkout, Status, Subscription
@@ -74,6 +75,8 @@ class Closer:
         assert checkout.session_id, "an open checkout has a session"
         try:
             session = await self._stripe.expire_session(checkout.session_id, deadline=deadline)
+        except StripeMissing:
+            return await self._end_unknown(checkout)
         except StripeRefused:
             session = await self._retrieve(checkout.session_id, deadline)
         await self._opener.record(session)
@@ -83,11 +86,25 @@ class Closer:
             raise errors.checkout_unconfirmed()
         return found
 
+    async def _end_unknown(self, checkout: Checkout) -> Checkout:
+        """Our key's account has no such session: only when its time is over does that end anything, since the
+        page may be open under another account. Unavailable before."""
+        async with self._database.worker() as connection:
+            ended = await checkouts.end_unknown(connection, checkout.id)
+        if ended is None:
+            log.error("session.unknown_to_stripe", session_id=checkout.session_id)
+            raise errors.checkout_unconfirmed()
+        log.error("checkout.ended_unknown", checkout_id=str(ended.id), order_id=str(ended.order_id or ""))
+        self._opener.tell()
+        return ended
+
     async def _retrieve(self, session_id: str, deadline: float) -> Session:
         try:
             return await self._stripe.retrieve_session(session_id, deadline=deadline)
+        except StripeMissing:
+            raise
         except StripeRefused as error:
-            log.error("session.unknown_to_stripe", session_id=session_id, code=error.code)
+            log.error("session.refused", session_id=session_id, code=error.code)
             raise errors.checkout_unconfirmed() from error
 
     async def end_subscription(self, *, user_id: UUID, subscription_id: UUID) -> Subscription:
@@ -105,6 +122,8 @@ class Closer:
             with suppress(StripeRefused):
                 await self._stripe.end_with_period(stripe_id, deadline=request_deadline())
             found = await self._looker.subscription(stripe_id)
+        except StripeMissing:
+            return await self._end_missing(subscription)
         except (StripeRefused, StripeUnknown) as error:
             raise errors.subscription_unconfirmed() from error
         async with self._database.worker() as connection:
@@ -131,9 +150,25 @@ class Closer:
             found = await self._looker.subscription(stripe_id)
             async with self._database.worker() as connection:
                 await settle(connection, found)
+        except StripeMissing:
+            with suppress(Conflict):
+                await self._end_missing(subscription)
         except (StripeRefused, StripeUnknown) as error:
             # It is due again later.
             log.error("subscription.not_canceled", subscription_id=str(subscription.id), error=repr(error))
+
+    async def _end_missing(self, subscription: Subscription) -> Subscription:
+        """The account that made it says that there is no such one; or it was of a test account that the shop
+        has left, which bills nobody. A live one of another account bills on until that one is asked."""
+        async with self._database.worker() as connection:
+            maker = await accounts.made_by(connection, subscription.stripe_account)
+            current = await accounts.find_current(connection)
+            if maker is not None and maker.livemode and current is not None and maker.id != current.id:
+                raise errors.subscription_elsewhere(maker.account_id)
+            await subscriptions.end_missing(connection, subscription.id)
+            ended = await queries.find_subscription(connection, subscription.id)
+        assert ended is not None, "subscriptions are never deleted"
+        return ended
 
     async def settle_overdue(self) -> bool:
         """Asks Stripe about checkouts whose end should have been told; True when there may be more."""
@@ -162,6 +197,9 @@ class Closer:
                 session = await self._retrieve(checkout.session_id, deadline)
                 failed = await self._has_failed(session, deadline)
                 await self._opener.record(session, payment_failed=failed)
+            except StripeMissing:
+                with suppress(Unavailable):
+                    await self._end_unknown(checkout)
             except Exception as error:  # noqa: BLE001 - given back: asked again after a pause
                 tracing.fail(type(error).__name__)
                 log.warning("checkout.overdue", checkout_id=str(checkout.id), error=repr(error))

@@ -78,6 +78,14 @@ def subscription_not_found() -> NotFound:
     return NotFound("SUBSCRIPTION_NOT_FOUND", "there is no such subscription")
 
 
+def subscription_elsewhere(account_id: str) -> Conflict:
+    return Conflict(
+        "SUBSCRIPTION_ELSEWHERE",
+        "the subscription belongs to an account of Stripe that the shop has left",
+        account_id=account_id,
+    )
+
+
 def subscription_unconfirmed() -> Unavailable:
     return Unavailable("SUBSCRIPTION_UNCONFIRMED", "Stripe has not confirmed the cancellation; try again")
 

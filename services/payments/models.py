@@ -74,6 +74,32 @@ plans = Table(
     CheckConstraint("interval IN ('month', 'year')", name="known_interval"),
 )
 
+# Accounts of Stripe that objects of this shop were made by; a trigger writes the current one on them.
+stripe_accounts = Table(
+    "stripe_accounts",
+    metadata,
+    _new_id(),
+    # Stripe's.
+    Column("account_id", Text, nullable=False),
+    Column("livemode", Boolean, nullable=False),
+    Column("is_current", Boolean, nullable=False),
+    # Of the key that was last seen to be this account's.
+    Column("key_hash", LargeBinary),
+    _time("adopted_at"),
+    Column("adopted_by", Text, nullable=False),
+    Column("left_at", TIMESTAMP(timezone=True)),
+    UniqueConstraint("account_id", "livemode", name="stripe_accounts_account_key"),
+    CheckConstraint("is_current = (left_at IS NULL)", name="left_or_current"),
+    CheckConstraint("length(account_id) BETWEEN 1 AND 255", name="account_is_named"),
+    Index("idx_stripe_accounts_current", "is_current", unique=True, postgresql_where=text("is_current")),
+)
+
+
+def _made_by() -> "Column[object]":
+    """The account that made it; none on rows of before there were accounts: the first one's."""
+    return Column("stripe_account", Uuid, ForeignKey("stripe_accounts.id"))
+
+
 checkouts = Table(
     "checkouts",
     metadata,
@@ -99,6 +125,9 @@ checkouts = Table(
     Column("url", Text),
     Column("payment_intent_id", Text),
     Column("failure_reason", Text),
+    _made_by(),
+    # Ended without anybody knowing whether it was paid: Stripe has no such session under our key.
+    Column("unknown_since", TIMESTAMP(timezone=True)),
     # Held while someone talks to Stripe about the row; without a token `lease_until` is a backoff.
     Column("lease_token", Uuid),
     _time("lease_until"),
@@ -133,6 +162,10 @@ checkouts = Table(
         "(status = 'paid' AND plan_id IS NULL) = (payment_intent_id IS NOT NULL)", name="paid_has_a_payment"
     ),
     CheckConstraint("(status = 'failed') = (failure_reason IS NOT NULL)", name="failed_has_a_reason"),
+    CheckConstraint(
+        "unknown_since IS NULL OR status IN ('expired', 'processing', 'paid', 'failed')",
+        name="unknown_has_ended",
+    ),
     Index("idx_checkouts_user_created", "user_id", "created_at"),
     Index(
         "idx_checkouts_one_page",
@@ -232,6 +265,7 @@ payments = Table(
     Column("disputes_observed_at", TIMESTAMP(timezone=True)),
     _time("created_at"),
     _time("updated_at"),
+    _made_by(),
     UniqueConstraint("payment_intent_id", name="payments_payment_intent_id_key"),
     UniqueConstraint("grant_source", name="payments_grant_source_key"),
     CheckConstraint("amount_cents > 0", name="amount_positive"),
@@ -287,6 +321,7 @@ refunds = Table(
     Column("traceparent", Text),
     _time("created_at"),
     _time("updated_at"),
+    _made_by(),
     UniqueConstraint("stripe_refund_id", name="refunds_stripe_refund_id_key"),
     CheckConstraint("amount_cents > 0", name="amount_positive"),
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),
@@ -355,6 +390,7 @@ subscriptions = Table(
     Column("observed_at", TIMESTAMP(timezone=True), nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False),
     _time("updated_at"),
+    _made_by(),
     UniqueConstraint("stripe_subscription_id", name="subscriptions_stripe_subscription_id_key"),
     CheckConstraint(
         "status IN ('incomplete', 'incomplete_expired', 'trialing', 'active', 'past_due', 'canceled',"

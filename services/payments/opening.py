@@ -175,6 +175,10 @@ class Opener:
                 await checkouts.abandon_checkout(connection, checkout)
         self._after_commit()
 
+    def tell(self) -> None:
+        """Something was committed that others wait for."""
+        self._after_commit()
+
     async def record(self, session: Session, *, payment_failed: bool = False) -> None:
         """Applies what Stripe says of a session; one that a checkout has no use for is ended."""
         async with self._database.worker() as connection:

@@ -33,15 +33,16 @@ from services.payments.rules import (
 )
 from services.payments.sales import PointsSale, sale_of_payment
 
+_UNREAD = {"updated_at", "stripe_account"}
 CHECKOUT_COLUMNS = (
-    *(column for column in checkouts.c if column.name != "updated_at"),
+    *(column for column in checkouts.c if column.name not in _UNREAD),
     func.now().label("read_at"),
 )
 _PACKAGE_COLUMNS = [column for column in points_packages.c if column.name not in ("active", "created_at")]
 _PLAN_COLUMNS = [column for column in plans.c if column.name not in ("active", "created_at")]
-PAYMENT_COLUMNS = [column for column in payments.c if column.name not in ("created_at", "updated_at")]
+PAYMENT_COLUMNS = [column for column in payments.c if column.name not in _UNREAD | {"created_at"}]
 REFUND_COLUMNS = (
-    *(column for column in refunds.c if column.name != "updated_at"),
+    *(column for column in refunds.c if column.name not in _UNREAD),
     func.now().label("read_at"),
 )
 SUBSCRIPTION_COLUMNS = [column for column in subscriptions.c if column.name != "updated_at"]

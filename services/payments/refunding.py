@@ -25,7 +25,7 @@ from services.payments import errors, queries, rules
 from services.payments.commands import refunds
 from services.payments.commands.refunds import Begun, Wanted
 from services.payments.commands.settlement import settle
-from services.payments.errors import StripeKeySpent, StripeRefused, StripeUnknown
+from services.payments.errors import StripeKeySpent, StripeMissing, StripeRefused, StripeUnknown
 from services.payments.looks import Looker
 from services.payments.opening import request_deadline
 from services.payments.rules import Refund
@@ -105,7 +105,12 @@ class Refunder:
         return _Told()
 
     async def _record(self, refund: Refund, told: "_Told") -> None:
-        found = await self._looker.refunds(refund.payment_intent_id)
+        try:
+            found = await self._looker.refunds(refund.payment_intent_id)
+        except StripeMissing as error:
+            # The account has no such payment: it gives nothing back, and never has under our id.
+            await self._refuse_missing(refund, error)
+            return
         is_listed = any(listed.metadata.get("refund_id") == str(refund.id) for listed in found.refunds)
         if not is_listed and told == _Told():
             # A new key now would be a second refund.
@@ -118,6 +123,12 @@ class Refunder:
                 await refunds.begin_next_attempt(connection, refund)
         self._after_commit()
         failpoints.hit("payments.refund.recorded")
+
+    async def _refuse_missing(self, refund: Refund, error: StripeMissing) -> None:
+        log.error("refund.payment_unknown_to_stripe", refund_id=str(refund.id), error=str(error))
+        async with self._database.worker() as connection:
+            await refunds.refuse_refund(connection, refund, code="payment_unknown_to_stripe")
+        self._after_commit()
 
     async def _give_back(self, refund: Refund) -> None:
         delay = rules.backoff_seconds(refund.tries, longest=_LONGEST_BACKOFF_SECONDS)

@@ -123,6 +123,8 @@ class Checkout:
     traceparent: str | None = None
     # Whether it is the one open page of its user and plan.
     plan_page: bool = False
+    # Ended without anybody knowing whether it was paid.
+    unknown_since: datetime | None = None
 
     @property
     def is_in_flight(self) -> bool:
@@ -432,6 +434,8 @@ class Subscription:
     duplicate_of: UUID | None = None
     cancel_due_at: datetime | None = None
     cancel_tries: int = 0
+    # The account that bills it; None: the shop's first.
+    stripe_account: UUID | None = None
 
     @property
     def is_over_with_period(self) -> bool:
@@ -459,6 +463,17 @@ def refund_key(refund: Refund) -> str:
 def may_create_refund(refund: Refund) -> bool:
     """Whether the attempt's key may still be used."""
     return refund.attempt_until is not None and refund.read_at < refund.attempt_until
+
+
+# A bank debit that was begun takes days, and is asked about for so long after its session's end.
+_DEBIT_GRACE = timedelta(days=30)
+
+
+def may_end_unknown(checkout: Checkout) -> bool:
+    """Whether a checkout whose session Stripe does not have may end: nobody can pay its page any more, under
+    whichever account it was made. Until then the page may be open under the account that made it."""
+    grace = _DEBIT_GRACE if checkout.status is Status.PROCESSING else OVERDUE_GRACE
+    return checkout.read_at >= checkout.expires_at + grace
 
 
 def total_of(lines: Sequence[Line]) -> int:

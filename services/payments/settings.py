@@ -24,6 +24,8 @@ class Settings(ServiceSettings, HttpSettings):
     stripe_secret_key: SecretStr
     # Comma separated: while a secret is rolled, the old and the new one are both accepted.
     stripe_webhook_secrets: SecretStr
+    # The account of the key, where a restricted key may not read it.
+    stripe_account_id: str = ""
     stripe_api_base: WebUrl = "https://api.stripe.com"
     # host:port of the webhook endpoint.
     webhook_listen: Listen

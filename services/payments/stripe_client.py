@@ -81,6 +81,12 @@ class Stripe:
     async def close(self) -> None:
         await cast(Any, self._http).close_async()
 
+    async def retrieve_account(self, *, deadline: float) -> str:
+        """The id of the account that the key belongs to."""
+        call = self._client.v1.accounts.retrieve_current_async()
+        answer = await _answer("retrieve_account", call, deadline)
+        return _parsed(answer, lambda fields: stripe_objects.parse_id(fields, "account"))
+
     async def create_session(
         self, checkout: Checkout, *, lines: list[Line], email: str, deadline: float
     ) -> Session:

@@ -15,6 +15,12 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"]
 _MAX_TYPES = 20
 
 
+def retrieve_account(sandbox: Sandbox, call: Call) -> Object:
+    """What tells one account from another."""
+    call.params.finish()
+    return {"id": sandbox.account_id, "object": "account", "type": "standard", "charges_enabled": True}
+
+
 def create_session(sandbox: Sandbox, call: Call) -> Object:
     wanted, lines, intent_data = creation.read_session(call.params, now=call.now)
     call.params.finish()
@@ -124,6 +130,7 @@ def _event_types(call: Call) -> list[Condition]:
 
 
 ROUTES = (
+    ("GET", "/v1/account", retrieve_account),
     ("POST", "/v1/checkout/sessions", create_session),
     ("GET", "/v1/checkout/sessions", list_sessions),
     ("GET", "/v1/checkout/sessions/{id}", retrieve_session),

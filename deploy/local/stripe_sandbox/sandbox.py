@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from deploy.local.stripe_sandbox import checkout
 from deploy.local.stripe_sandbox.faults import Faults
+from deploy.local.stripe_sandbox.ids import new_id
 from deploy.local.stripe_sandbox.settings import SandboxSettings
 from deploy.local.stripe_sandbox.store import Store
 from deploy.local.stripe_sandbox.webhooks import Sender
@@ -21,6 +22,7 @@ class Sandbox:
     # Origin of the payment pages, without a trailing slash.
     public_url: str
     secret_key: str
+    account_id: str
 
     async def expire_sessions(self) -> None:
         """Ends sessions when their time is over, for ever."""
@@ -45,4 +47,12 @@ def build(settings: SandboxSettings) -> Sandbox:
         faults=Faults(),
         public_url=settings.sandbox_public_url.rstrip("/"),
         secret_key=settings.stripe_secret_key.get_secret_value(),
+        account_id=settings.sandbox_account or _account_of(store),
     )
+
+
+def _account_of(store: Store) -> str:
+    """Other data are another account."""
+    account_id = store.switch("account", "") or new_id("acct_", 16)
+    store.set_switch("account", account_id)
+    return account_id

@@ -19,3 +19,5 @@ class SandboxSettings(ProcessSettings):
     # The only key that is let in.
     stripe_secret_key: SecretStr
     stripe_webhook_secret: SecretStr
+    # The id of the account; without it one is drawn, and stays with the data.
+    sandbox_account: str = ""

@@ -26,6 +26,7 @@ from services.payments.rules import (
     Package,
     Plan,
     Status,
+    may_end_unknown,
 )
 
 _ABSENT = b""
@@ -219,6 +220,23 @@ async def refuse_checkout(connection: AsyncConnection, checkout: Checkout, *, re
 async def abandon_checkout(connection: AsyncConnection, checkout: Checkout) -> None:
     """No session was found, and it is too late for another one."""
     await _give_up(connection, checkout, status=Status.EXPIRED)
+
+
+async def end_unknown(connection: AsyncConnection, checkout_id: UUID) -> Checkout | None:
+    """Stripe has no such session, and its time is over: it ends, and nobody knows whether it was paid; money
+    that comes all the same is taken as any late payment is. None when it is not at its end, or has ended."""
+    checkout = await queries.lock_checkout(connection, checkout_id)
+    if checkout is None or not may_end_unknown(checkout):
+        return None
+    if checkout.status is Status.OPEN:
+        values: dict[str, Any] = {"status": Status.EXPIRED}
+    elif checkout.status is Status.PROCESSING:
+        values = {"status": Status.FAILED, "failure_reason": "unknown_to_stripe"}
+    else:
+        return None
+    changed = await change_state(connection, checkout, values | {"unknown_since": func.now()})
+    await facts.emit_checkout(connection, changed)
+    return changed
 
 
 async def _give_up(connection: AsyncConnection, checkout: Checkout, **values: Any) -> None:

@@ -182,3 +182,18 @@ async def _copy(connection: AsyncConnection, before: Subscription, state: dict[s
     await connection.execute(
         update(subscriptions).where(subscriptions.c.id == before.id).values(updated_at=func.now(), **state)
     )
+
+
+async def end_missing(connection: AsyncConnection, subscription_id: UUID) -> None:
+    """The account that bills a subscription has no such one: it bills nothing any more."""
+    await connection.execute(
+        update(subscriptions)
+        .where(subscriptions.c.id == subscription_id, subscriptions.c.ended_at.is_(None))
+        .values(
+            status="canceled",
+            ended_at=func.now(),
+            observed_at=func.clock_timestamp(),
+            updated_at=func.now(),
+        )
+    )
+    log.error("subscription.unknown_to_stripe", subscription_id=str(subscription_id))

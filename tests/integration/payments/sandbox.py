@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from tests.integration.payments.conftest import SECRETS, Payments
-from tests.integration.payments.stripe_double import StripeDouble
+from tests.integration.payments.stripe_double import ACCOUNT, StripeDouble
 from tests.support.plain_http import NO_TLS
 
 SESSIONS, REFUNDS = "/v1/checkout/sessions", "/v1/refunds"
@@ -105,6 +105,7 @@ def sandbox_running(address: str, webhooks: str, data: Path) -> Iterator[None]:
         "SANDBOX_PUBLIC_URL": f"http://{address}",
         "SANDBOX_WEBHOOK_URL": f"http://{webhooks}/api/webhooks/stripe",
         "SANDBOX_DATA": str(data),
+        "SANDBOX_ACCOUNT": ACCOUNT,
         "STRIPE_SECRET_KEY": KEY,
         "STRIPE_WEBHOOK_SECRET": SECRETS[0],
     }

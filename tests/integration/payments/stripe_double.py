@@ -23,6 +23,8 @@ from starlette.routing import Route
 from services.payments.stripe_client import API_VERSION
 
 Fields = dict[str, Any]
+# The sandbox plays the same one, so that one database serves the tests of both.
+ACCOUNT = "acct_scripted"
 
 
 class StripeDouble:
@@ -37,6 +39,9 @@ class StripeDouble:
         self.before_answer: Callable[[Fields], None] | None = None
         # Other objects than sessions, by their id; and what is refused, by a part of its address.
         self.objects: dict[str, Fields] = {}
+        self.account_id = ACCOUNT
+        # What /v1/account is refused with, once a test says so.
+        self.account_refusal = 0
         self.refusals: dict[str, tuple[int, str, str]] = {}
         # Each address of an object that was asked for, how many at once, and how long one takes.
         self.looks: list[str] = []
@@ -149,8 +154,7 @@ class StripeDouble:
                 return JSONResponse(refusal, status_code=status, headers={"Request-Id": "req_refused"})
         found = self.sessions.get(object_id) or self.objects.get(object_id) or self._find_intent(object_id)
         if found is None:
-            missing = _error("invalid_request_error", f"No such object: '{object_id}'", "resource_missing")
-            return JSONResponse(missing, status_code=404, headers={"Request-Id": "req_missing"})
+            return _missing(object_id)
         return JSONResponse(found)
 
     def _find_intent(self, intent_id: str) -> Fields | None:
@@ -170,7 +174,9 @@ class StripeDouble:
         }
 
     async def expire(self, request: Request) -> Response:
-        session = self.sessions[request.path_params["id"]]
+        session = self.sessions.get(request.path_params["id"])
+        if session is None:
+            return _missing(request.path_params["id"])
         if session["status"] != "open":
             return JSONResponse(_error("invalid_request_error", "not open"), status_code=400)
         session |= {"status": "expired", "url": None}
@@ -179,12 +185,29 @@ class StripeDouble:
     async def list_of_payment(self, request: Request) -> Response:
         """The refunds or disputes of a payment intent."""
         intent_id, kind = request.query_params["payment_intent"], request.url.path.rpartition("/")[2]
+        if self._is_unknown(intent_id):
+            return _missing(intent_id)
         data = [
             each
             for each in self.objects.values()
             if f"{each['object']}s" == kind and each.get("payment_intent") == intent_id
         ]
         return JSONResponse({"object": "list", "url": "/v1/x", "data": data, "has_more": False})
+
+    async def account(self, _: Request) -> Response:
+        if self.account_refusal:
+            refusal = _error("invalid_request_error", "not with this key")
+            return JSONResponse(refusal, status_code=self.account_refusal)
+        return JSONResponse({"id": self.account_id, "object": "account"})
+
+    def _is_unknown(self, intent_id: str) -> bool:
+        named = (each.get("payment_intent") for each in self.objects.values())
+        return self._find_intent(intent_id) is None and intent_id not in named
+
+    async def refund(self, request: Request) -> Response:
+        """Of payments that the account does not know; the sandbox gives money back."""
+        form = dict(parse_qsl((await request.body()).decode()))
+        return _missing(form["payment_intent"])
 
     async def no_events(self, _: Request) -> Response:
         """What reconciliation compares is the sandbox's business."""
@@ -202,6 +225,11 @@ class StripeDouble:
         return JSONResponse(
             {"object": "list", "url": "/v1/x", "data": page, "has_more": len(found) > start + 3}
         )
+
+
+def _missing(object_id: str) -> Response:
+    missing = _error("invalid_request_error", f"No such object: '{object_id}'", "resource_missing")
+    return JSONResponse(missing, status_code=404, headers={"Request-Id": "req_missing"})
 
 
 def _nested(form: dict[str, str], name: str) -> dict[str, str]:
@@ -228,6 +256,9 @@ def running_double() -> Iterator[StripeDouble]:
     double = StripeDouble()
     app = Starlette(
         routes=[
+            Route("/v1/refunds", double.refund, methods=["POST"]),
+            Route("/v1/subscriptions/{id}", double.retrieve, methods=["POST"]),
+            Route("/v1/account", double.account, methods=["GET"]),
             Route("/v1/checkout/sessions", double.create, methods=["POST"]),
             Route("/v1/checkout/sessions", double.list, methods=["GET"]),
             Route("/v1/checkout/sessions/{id}", double.retrieve, methods=["GET"]),

@@ -62,8 +62,6 @@ async def settle_subscription(connection: AsyncConnection, found: SubscriptionFo
 
 # When we looked, and what is still to be done, is no news.
 _UNTOLD = ("observed_at", "cancel_due_at")
-# When we looked, and what is still to be done, is no news.
-_UNTOLD = ("observed_at", "cancel_due_at")
 _SECOND = ", the second of its plan: to be canceled"
 
 
@@ -192,6 +190,7 @@ async def end_missing(connection: AsyncConnection, subscription_id: UUID) -> Non
         .values(
             status="canceled",
             ended_at=func.now(),
+            cancel_due_at=None,
             observed_at=func.clock_timestamp(),
             updated_at=func.now(),
         )

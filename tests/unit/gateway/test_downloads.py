@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.types import Message
+from structlog.testing import capture_logs
 
 from gateway.routes import downloads
 from gateway.routes.downloads import disposition
@@ -103,3 +104,14 @@ async def test_a_file_is_taken_fast_enough_on_the_whole_or_not_to_its_end(
     with suppress(TimeoutError):
         await file.stream_response(reader.send)
     assert reader.taken == taken * size
+
+
+async def test_a_file_that_is_not_to_be_had_leaves_its_route_in_the_log_and_never_its_key(
+    client: httpx.AsyncClient, signed_in: dict[str, str]
+) -> None:
+    key = "AQf3Zm9vYmFyYmF6cXV4cXV1eA"
+    with capture_logs() as lines:
+        answer = await client.get(f"/api/downloads/{key}", headers=signed_in)
+    assert answer.status_code == 503
+    assert "/api/downloads/{token}" in {line.get("route") for line in lines}
+    assert key not in str(lines)

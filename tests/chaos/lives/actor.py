@@ -4,7 +4,6 @@ What a customer or a bank does needs no one's consent. Before an act of an opera
 points, the shop must have heard of what has happened: the actor waits until it says what the oracle says.
 """
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,8 +17,7 @@ from tests.chaos.lives.shop import JSON, Pauses, Refused, Shop
 _ORDER = ("status", "refundedCents", "disputedCents", "lostCents", "owedCents")
 _MONEY = ("refund.", "charge.refunded", "charge.dispute.c", "charge.dispute.u")
 # With every webhook of a life dropped, the next comparison brings all of it.
-_PATIENCE_SECONDS = 90.0
-_PAUSE_SECONDS = 0.15
+_PATIENCE_SECONDS = 180.0
 
 
 class Actor:
@@ -129,8 +127,9 @@ class Actor:
 
     async def _open(self, name: str, opened: JSON, path: str) -> None:
         """The page, also when it is opened only after the answer."""
-        while not opened["url"]:
-            await asyncio.sleep(_PAUSE_SECONDS)
+        pauses = Pauses(within_seconds=_PATIENCE_SECONDS)
+        while not opened.get("url"):
+            assert await pauses.pause(), f"no page is opened: {opened}"
             opened = await self._ask("GET", path)
         self._urls[name] = opened["url"]
 

@@ -14,7 +14,7 @@ from deploy.local.ephemeral import RunningStack
 from deploy.local.tokens import mint
 
 JSON = dict[str, Any]
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 300.0
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.0
 # Lives ask for the same listing at the same time.
 _FRESH_SECONDS = 0.3

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
@@ -11,7 +12,7 @@ from xdist.remote import Producer
 from deploy.local.ephemeral import RunningStack, running_stack
 from tests.support import proofs
 from tests.support.groups import GroupScheduling, group_of, place_of
-from tests.support.prepared import prepared_folder
+from tests.support.prepared import prepared_folder, prepared_servers
 from tests.support.servers import Servers
 from tests.support.spills import spills
 
@@ -48,21 +49,45 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
+def empty_databases(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A data folder with every database and role, nothing migrated: copies of it start without initdb."""
+    base = tmp_path_factory.getbasetemp()
+    return prepared_servers(base if worker_id == "master" else base.parent)
+
+
+@pytest.fixture(scope="session")
+def prepared_databases(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The same, migrated and seeded."""
+    base = tmp_path_factory.getbasetemp()
+    return prepared_folder(base if worker_id == "master" else base.parent)
+
+
+@pytest.fixture(scope="session")
+def servers(worker_id: str, request: pytest.FixtureRequest) -> Iterator[Servers]:
     """Postgres, NATS and Valkey with every database and role, nothing migrated."""
-    with running_stack(servers_only=True) as stack:
+    # Alone: there may be nobody to share with.
+    prepared = None if worker_id == "master" else request.getfixturevalue("empty_databases")
+    with running_stack(servers_only=True, prepared=prepared) as stack:
         yield Servers(stack)
 
 
 @pytest.fixture(scope="session")
 def fresh_stack(
-    worker_id: str, tmp_path_factory: pytest.TempPathFactory
+    worker_id: str, request: pytest.FixtureRequest
 ) -> Callable[[], AbstractContextManager[RunningStack]]:
     """Starts a shop of one's own, for tests that harm it."""
     if worker_id == "master":
         # Alone: there may be nobody to share with.
         return running_stack
-    return partial(running_stack, prepared=prepared_folder(tmp_path_factory.getbasetemp().parent))
+    return partial(running_stack, prepared=request.getfixturevalue("prepared_databases"))
+
+
+@pytest.fixture(scope="session")
+def stack_to_harm(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
+    """A shop whose parts are killed and held by those who put everything right again: the audit finds nothing
+    after any of them."""
+    with fresh_stack() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

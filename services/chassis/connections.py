@@ -17,18 +17,18 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 from pydantic import SecretStr
 
 from services.chassis import logs, metrics
+from services.chassis.setting_values import Pooling as Pooling
 
 log = logs.get(__name__)
 
 Row = tuple[Any, ...]
 # `transaction`: a pooler gives us another session for each transaction, as PgBouncer does in this mode.
-Pooling = Literal["session", "transaction"]
 
 CONNECT_SECONDS = 3
 # Names have to be looked up too, and a URL may name several servers.

@@ -8,8 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.client_address import TrustedProxies
-from services.chassis.connections import Pooling
-from services.chassis.setting_values import EncryptionKeys, Listen, LogLevel, NatsUrl, PostgresUrl
+from services.chassis.setting_values import EncryptionKeys, Listen, LogLevel, NatsUrl, Pooling, PostgresUrl
 from services.chassis.transport import TlsFiles, Transport
 from services.chassis.wire_limits import WireLimits
 

@@ -1,7 +1,5 @@
 """A crash of orders at every boundary of its sagas: see walking.py."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -68,9 +66,8 @@ TOLD_OF_REFUND = (
 
 
 @pytest.fixture(scope="module")
-def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
-    with fresh_stack() as running:
-        yield running
+def stack(stack_to_harm: RunningStack) -> RunningStack:
+    return stack_to_harm
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """A part that is away only delays: what was paid arrives, what was ordered ends."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,9 +14,8 @@ _BACK_SECONDS = 40.0
 
 
 @pytest.fixture(scope="module")
-def stack(fresh_stack: Callable[[], AbstractContextManager[RunningStack]]) -> Iterator[RunningStack]:
-    with fresh_stack() as running:
-        yield running
+def stack(stack_to_harm: RunningStack) -> RunningStack:
+    return stack_to_harm
 
 
 @pytest.fixture

@@ -8,12 +8,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 # The longest first: what is begun last decides when all is done.
 _FIRST = (
-    "tests/chaos/test_crash_walk_of_money.py",
-    "tests/chaos/test_crash_walk_of_orders.py",
+    "tests/chaos at one shop",
     "tests/integration/payments at the sandbox",
     "tests/integration/payments",
     "tests/shop",
-    "tests/chaos/test_outages.py",
     "tests/chaos/test_replicas.py",
     "tests/integration/local/test_stack.py",
     "tests/integration/local/test_supervisor.py",
@@ -37,6 +35,10 @@ _AT_THE_SANDBOX = {
         "with_the_sandbox",
     )
 }
+# What harms a shop and leaves it whole.
+_AT_ONE_SHOP = {
+    f"tests/chaos/test_{name}.py" for name in ("crash_walk_of_money", "crash_walk_of_orders", "outages")
+}
 # Their tests meet in one shop.
 _SHOPPERS = (
     *("tests/e2e", "tests/contract", "tests/browser"),
@@ -50,6 +52,8 @@ def group_of(nodeid: str) -> str:
     if file in _OF_THEIR_OWN:
         return file
     folder = file.rpartition("/")[0]
+    if file in _AT_ONE_SHOP:
+        return f"{folder} at one shop"
     if file in _AT_THE_SANDBOX:
         return f"{folder} at the sandbox"
     return "tests/shop" if folder in _SHOPPERS or file in _SHOPPERS else folder

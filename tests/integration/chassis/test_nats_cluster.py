@@ -105,7 +105,7 @@ async def state_of(jetstream: JetStreamContext, stream: str) -> ClusterInfo | No
         return None
 
 
-@pytest.mark.parametrize("deaths", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("deaths", [1, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.timeout(900)
 # nats-py forgets to close a connection that ends before it has begun, as with a server that is just starting.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")

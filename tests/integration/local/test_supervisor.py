@@ -6,6 +6,7 @@ Innocent bystanders are real processes that got a pid which a dead stack had wri
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -83,7 +84,9 @@ def data(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def up(data: Path) -> Iterator[tuple[str, ...]]:
+def up(data: Path, empty_databases: Path) -> Iterator[tuple[str, ...]]:
+    """Of a shop that has been started before: initdb takes longer than all the rest."""
+    shutil.copytree(empty_databases, data)
     with ports.free_offset() as offset:
         yield ("up", "--data", str(data), "--port-offset", str(offset), "--servers-only")
 
@@ -120,7 +123,6 @@ def test_somebody_who_has_a_dead_supervisors_pid_is_neither_stopped_nor_taken_fo
 
 
 def test_up_starts_where_a_dead_supervisors_pid_is_in_use(data: Path, up: tuple[str, ...]) -> None:
-    data.mkdir()
     with bystander() as stranger:
         stack_file(stranger.pid).write(data)
         (data / "lock").write_text(json.dumps(asdict(stranger)))
@@ -371,8 +373,8 @@ def test_a_supervisor_that_is_killed_while_stopping_leaves_its_record(
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[RunningStack]:
-    with running_stack(servers_only=True) as stack:
+def running(empty_databases: Path) -> Iterator[RunningStack]:
+    with running_stack(servers_only=True, prepared=empty_databases) as stack:
         yield stack
 
 

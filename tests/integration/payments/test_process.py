@@ -63,11 +63,6 @@ async def test_sigterm_lets_a_running_request_finish(
         assert await asyncio.to_thread(payments.started.process.wait, 10) == 0
 
 
-async def test_unknown_arguments_are_refused(process: PaymentsProcess) -> None:
-    with pytest.raises(Exception, match="non-zero exit status 2"):
-        process.once("dance")
-
-
 async def test_a_lost_expired_webhook_is_made_up_for(payments: Payments) -> None:
     checkout = await payments.order_checkout()
     payments.stripe.sessions[checkout.session_id] |= {"status": "expired", "url": None}

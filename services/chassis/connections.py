@@ -28,7 +28,6 @@ from services.chassis.setting_values import Pooling as Pooling
 log = logs.get(__name__)
 
 Row = tuple[Any, ...]
-# `transaction`: a pooler gives us another session for each transaction, as PgBouncer does in this mode.
 
 CONNECT_SECONDS = 3
 # Names have to be looked up too, and a URL may name several servers.

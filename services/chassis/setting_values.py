@@ -84,6 +84,6 @@ WebUrl = Annotated[str, AfterValidator(_web_url)]
 Listen = Annotated[str, AfterValidator(_listen)]
 EncryptionKeys = Annotated[SecretStr, AfterValidator(_keys)]
 HmacKey = Annotated[SecretStr, AfterValidator(_hmac_key)]
-# What stands between a service and Postgres: nothing that matters, or PgBouncer in transaction mode.
+# `transaction`: a pooler gives us another session for each transaction, as PgBouncer does in this mode.
 Pooling = Literal["session", "transaction"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

@@ -52,12 +52,18 @@ class Shop:
         headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": str(uuid4())}
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            answer = await self._gateway.request(method, path, json=body, headers=headers)
-            if answer.is_success:
-                return dict(answer.json())
-            is_later = answer.status_code >= 500 or answer.json().get("code") in _SAID_LATER
-            if not is_later or time.monotonic() > deadline:
-                raise Refused(answer)
+            try:
+                answer = await self._gateway.request(method, path, json=body, headers=headers)
+            except httpx.TransportError:
+                # Nothing is lost: the key is the same.
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                if answer.is_success:
+                    return dict(answer.json())
+                is_later = answer.status_code >= 500 or answer.json().get("code") in _SAID_LATER
+                if not is_later or time.monotonic() > deadline:
+                    raise Refused(answer)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def control(self, where: str, /, **body: Any) -> JSON:
@@ -142,7 +148,13 @@ async def shop_at(stack: RunningStack) -> AsyncIterator[Shop]:
     file = stack.file
     async with (
         httpx.AsyncClient(base_url=file.gateway_url, timeout=20, trust_env=False) as gateway,
-        httpx.AsyncClient(base_url=file.stripe_url, timeout=20, trust_env=False) as stripe,
+        # A connection of its own for each call: one that waits may be closed while something is sent.
+        httpx.AsyncClient(
+            base_url=file.stripe_url,
+            timeout=60,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        ) as stripe,
     ):
         shop = Shop(stack, gateway, stripe)
         try:

@@ -145,6 +145,9 @@ async def refund_parked(connection: AsyncConnection, decision: Decision) -> list
     wanted = parked.due.refunds()
     if not wanted:
         if parked.due.due_cents:
+            if any(each.requested_cents for each in parked.payments):
+                # Done before: what could be refunded was, and the rest is due in another way.
+                return []
             raise errors.nothing_at_stripe(parked.due.due_cents)
         await _resolve(
             connection,

@@ -164,6 +164,20 @@ async def test_what_was_paid_outside_is_settled_outside_or_written_off(payments:
     assert await audited(payments, row) == ["quarantine.settled_outside", "quarantine.written_off"]
 
 
+async def test_the_part_by_card_is_refunded_once_and_the_rest_stays_due(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    """Asked again, when the answer was lost say, it is as it stands."""
+    row = await parked(payments, invoice_id := await renewed(payments, balance=999))
+    await resolve(payments, row, REFUND)
+    await payments.until("SELECT 1 FROM payments WHERE invoice_id = %s AND refunded_cents = 1000", invoice_id)
+    again = await resolve(payments, row, REFUND)
+    assert (again.status, again.due_cents) == (pb.QUARANTINE_STATUS_PARKED, 999)
+    [by_card] = await payments_of(payments, invoice_id)
+    back = (await stripe.get("refunds", payment_intent=by_card["payment_intent_id"]))["data"]
+    assert [refund["amount"] for refund in back] == [1000]
+
+
 async def test_all_payments_of_a_parked_invoice_are_refunded(payments: Payments, stripe: Sandbox) -> None:
     invoice_id = await renewed(payments, tax=160, parts=[1000, 1159])
     row = await parked(payments, invoice_id)

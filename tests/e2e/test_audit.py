@@ -154,8 +154,10 @@ def falsified(stack: RunningStack) -> Iterator[None]:
     """For everyone to see, and taken back: wallet's grants are one point too high."""
     with psycopg.connect(stack.file.database_urls["wallet"], autocommit=True) as connection:
         connection.execute("UPDATE grants SET net_points = net_points + 1")
-        yield
-        connection.execute("UPDATE grants SET net_points = net_points - 1")
+        try:
+            yield
+        finally:
+            connection.execute("UPDATE grants SET net_points = net_points - 1")
 
 
 async def test_honest_books_are_in_order(stack: RunningStack, traded: Customer) -> None:

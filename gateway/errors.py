@@ -142,6 +142,28 @@ KINDS: dict[str, Kind] = {
         "This cart is already being bought",
         "Finish or cancel the order `orderId`, or change the cart, before another checkout.",
     ),
+    "too_many_open_orders": Kind(
+        409,
+        "Too many orders wait for their payment",
+        "`openOrders` lists them: pay at `url`, or POST to `cancel`. `limit` at most.",
+    ),
+    "too_many_pieces": Kind(
+        409,
+        "Too many pieces of one product wait for their payment",
+        "Of `productId` `reserved` are kept for `openOrders` (pay at `url`, or POST to `cancel`), `requested`"
+        " more were wanted; `limit` at most.",
+    ),
+    "too_many_failed_checkouts": Kind(
+        409,
+        "Too many checkouts failed",
+        "For want of points or stock, `limit` within a day: look at points and stock before; a day later more"
+        " may fail.",
+    ),
+    "too_many_open_checkouts": Kind(
+        409,
+        "Too many payment pages are open",
+        "`openCheckouts` lists them: pay at `url`, or wait until one ends by itself (`expiresAt`).",
+    ),
     "order_not_found": Kind(404, "There is no such order", "Orders of other customers are not found either."),
     "order_not_cancellable": Kind(
         409, "The order can no longer be cancelled", "`currentStatus` tells what became of it."

@@ -57,11 +57,19 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 class ProblemError(Exception):
     """An error that the gateway itself answers with; `code` is a row of errors.KINDS."""
 
-    def __init__(self, code: str, detail: str = "", *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(detail or code)
         self.code = code
         self.detail = detail
         self.headers = headers
+        self.fields = fields
 
 
 def problem(
@@ -100,7 +108,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
-    return problem(request.scope, error.code, error.detail, headers=error.headers)
+    return problem(request.scope, error.code, error.detail, headers=error.headers, fields=error.fields)
 
 
 async def _on_domain_error(request: Request, error: DomainError) -> Response:
@@ -111,7 +119,7 @@ async def _on_domain_error(request: Request, error: DomainError) -> Response:
         return problem(request.scope, "invalid_request", fields={"errors": [broken]})
     code = error.reason.lower()
     kind = KINDS.get(code) or Kind(_STATUS_BY_CATEGORY[type(error)], error.message, "")
-    return problem(request.scope, code, error.message, kind=kind, fields=_context(error.fields))
+    return problem(request.scope, code, error.message, kind=kind, fields=context_of(error.fields))
 
 
 def _on_unavailable(request: Request, error: Unavailable) -> Response:
@@ -123,7 +131,7 @@ def _on_unavailable(request: Request, error: Unavailable) -> Response:
     return problem(request.scope, code if code in KINDS else "service_unavailable")
 
 
-def _context(fields: Mapping[str, str]) -> dict[str, object]:
+def context_of(fields: Mapping[str, str]) -> dict[str, object]:
     """A domain error's fields as JSON: camelCase, counts and amounts as integers, ids as text."""
     context: dict[str, object] = {}
     for name, value in fields.items():

@@ -11,6 +11,7 @@ from pydantic import Field
 from gateway import idempotency
 from gateway.backends import ORDERS_SECONDS
 from gateway.following import FOLLOW_SECONDS, After, Kind, LastEventId, events_of, last_seen
+from gateway.holdings import telling_what_is_held
 from gateway.openapi import BODY, KEYED, PAGED, customer_problems
 from gateway.routing import CustomerRoute, backends_of, customer_of
 from gateway.schemas import ApiModel, Cursor, Limit, Line, OrderId, StrictBody, as_time
@@ -122,25 +123,26 @@ class OrderPage(ApiModel):
         "order_too_large",
         "checkout_in_progress",
         "checkout_refused",
+        "too_many_open_orders",
+        "too_many_pieces",
+        "too_many_failed_checkouts",
     ),
 )
 async def checkout(request: Request, response: Response, body: Checkout) -> Placed:
     """Buys the cart, or the given items, with points or by card."""
     customer, key = customer_of(request), idempotency.key_of(request)
-    answer = await call(
-        backends_of(request).orders.PlaceOrder,
-        orders_pb2.PlaceOrderRequest(
-            user_id=customer.user_id,
-            email=customer.email,
-            idempotency_key=key,
-            request_hash=await idempotency.body_hash(request),
-            payment_method=METHODS[body.payment_method],
-            items=[
-                orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity) for line in body.items
-            ],
-        ),
-        timeout_seconds=ORDERS_SECONDS,
+    wanted = orders_pb2.PlaceOrderRequest(
+        user_id=customer.user_id,
+        email=customer.email,
+        idempotency_key=key,
+        request_hash=await idempotency.body_hash(request),
+        payment_method=METHODS[body.payment_method],
+        items=[
+            orders_pb2.CartLine(product_id=line.product_id, quantity=line.quantity) for line in body.items
+        ],
     )
+    async with telling_what_is_held(request):
+        answer = await call(backends_of(request).orders.PlaceOrder, wanted, timeout_seconds=ORDERS_SECONDS)
     order: orders_pb2.Order = answer.order
     response.headers[idempotency.HEADER] = key
     response.headers["Location"] = f"/api/orders/{order.id}"

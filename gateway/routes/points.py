@@ -11,6 +11,7 @@ from pydantic import Field
 from gateway import idempotency
 from gateway.backends import PAYMENTS_SECONDS, WALLET_SECONDS
 from gateway.following import FOLLOW_SECONDS, After, Kind, LastEventId, events_of, last_seen
+from gateway.holdings import telling_what_is_held
 from gateway.openapi import BODY, KEYED, PAGED, customer_problems, public_problems
 from gateway.routing import CustomerRoute, PublicRoute, backends_of, customer_of
 from gateway.schemas import ApiModel, Believed, CheckoutId, Cursor, Limit, as_time
@@ -140,24 +141,26 @@ async def list_packages(request: Request) -> PackageList:
     status_code=201,
     operation_id="checkoutPoints",
     openapi_extra={"parameters": [idempotency.PARAMETER]},
-    responses=customer_problems(*BODY, *KEYED, "package_not_found", "price_changed", "checkout_refused"),
+    responses=customer_problems(
+        *BODY, *KEYED, "package_not_found", "price_changed", "checkout_refused", "too_many_open_checkouts"
+    ),
 )
 async def checkout_points(request: Request, response: Response, body: PointsCheckout) -> OpenedCheckout:
     """Opens a page at Stripe that sells a package of points."""
     customer, key = customer_of(request), idempotency.key_of(request)
-    answer = await call(
-        backends_of(request).payments.CreatePointsCheckout,
-        payments_pb2.CreatePointsCheckoutRequest(
-            user_id=customer.user_id,
-            email=customer.email,
-            idempotency_key=key,
-            request_hash=await idempotency.body_hash(request),
-            package_id=body.package_id,
-            points=body.points,
-            price_cents=body.price,
-        ),
-        timeout_seconds=PAYMENTS_SECONDS,
+    wanted = payments_pb2.CreatePointsCheckoutRequest(
+        user_id=customer.user_id,
+        email=customer.email,
+        idempotency_key=key,
+        request_hash=await idempotency.body_hash(request),
+        package_id=body.package_id,
+        points=body.points,
+        price_cents=body.price,
     )
+    async with telling_what_is_held(request):
+        answer = await call(
+            backends_of(request).payments.CreatePointsCheckout, wanted, timeout_seconds=PAYMENTS_SECONDS
+        )
     response.headers[idempotency.HEADER] = key
     return as_opened(answer.checkout, response)
 

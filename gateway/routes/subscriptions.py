@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gateway import idempotency
 from gateway.backends import PAYMENTS_SECONDS
+from gateway.holdings import telling_what_is_held
 from gateway.openapi import BODY, KEYED, PAGED, customer_problems, public_problems
 from gateway.routes.points import OpenedCheckout, as_opened
 from gateway.routing import CustomerRoute, PublicRoute, backends_of, customer_of
@@ -102,22 +103,24 @@ async def list_plans(request: Request) -> PlanList:
     status_code=201,
     operation_id="subscribe",
     openapi_extra={"parameters": [idempotency.PARAMETER]},
-    responses=customer_problems(*BODY, *KEYED, "plan_not_found", "subscription_exists", "checkout_refused"),
+    responses=customer_problems(
+        *BODY, *KEYED, "plan_not_found", "subscription_exists", "too_many_open_checkouts", "checkout_refused"
+    ),
 )
 async def subscribe(request: Request, response: Response, body: WantedPlan) -> OpenedCheckout:
     """Opens a page at Stripe that begins a subscription; once paid, its id is the checkout's."""
     customer, key = customer_of(request), idempotency.key_of(request)
-    answer = await call(
-        backends_of(request).payments.CreateSubscriptionCheckout,
-        payments_pb2.CreateSubscriptionCheckoutRequest(
-            user_id=customer.user_id,
-            email=customer.email,
-            idempotency_key=key,
-            request_hash=await idempotency.body_hash(request),
-            plan_id=body.plan_id,
-        ),
-        timeout_seconds=PAYMENTS_SECONDS,
+    wanted = payments_pb2.CreateSubscriptionCheckoutRequest(
+        user_id=customer.user_id,
+        email=customer.email,
+        idempotency_key=key,
+        request_hash=await idempotency.body_hash(request),
+        plan_id=body.plan_id,
     )
+    async with telling_what_is_held(request):
+        answer = await call(
+            backends_of(request).payments.CreateSubscriptionCheckout, wanted, timeout_seconds=PAYMENTS_SECONDS
+        )
     response.headers[idempotency.HEADER] = key
     return as_opened(answer.checkout, response)
 

@@ -36,6 +36,8 @@ from services.orders.callers import CALLERS
 from services.orders.card_saga import CardSaga
 from services.orders.catalog_cache import CatalogCache
 from services.orders.checkout import Checkout
+from services.orders.commands.bounds import Bounds
+from services.orders.commands.purging import purge_unbought
 from services.orders.commands.settling import Confirmed
 from services.orders.downloading import Downloads
 from services.orders.fulfilment import Terms
@@ -148,7 +150,19 @@ async def serve(settings: OrdersSettings) -> None:
         )
         for each in subscriptions
     ]
-    checkout = Checkout(database, runner, keyring, lease_seconds=lease_seconds, reserved=cache.note_products)
+    bounds = Bounds(
+        open_orders=settings.max_open_orders,
+        reserved_pieces=settings.max_reserved_pieces,
+        failed_checkouts=settings.max_failed_checkouts,
+    )
+    checkout = Checkout(
+        database,
+        runner,
+        keyring,
+        lease_seconds=lease_seconds,
+        bounds=bounds,
+        reserved=cache.note_products,
+    )
     downloads = Downloads(database, keyring, AssetStore(settings), terms)
     server = GrpcServer(
         settings.grpc_listen,
@@ -176,6 +190,7 @@ async def serve(settings: OrdersSettings) -> None:
         messaging_pb2_grpc.add_DeadLetterServiceServicer_to_server,
         messaging_pb2.DESCRIPTOR.services_by_name["DeadLetterService"],
     )
+    retention = Retention(database, {"unbought orders": purge_unbought})
     async with background(
         bus.run(),
         relay.run(),

@@ -23,10 +23,12 @@ from services.chassis.ids import uuid7
 from services.chassis.mailbox import mailbox_of
 from services.orders import card_saga, errors, points_saga
 from services.orders.commands import runs
+from services.orders.commands.bounds import Bounds
 from services.orders.commands.placing import Placed, Placement, place_order
 from services.orders.commands.runs import Run
 from services.orders.ending import CANCELLED_BY_CUSTOMER
 from services.orders.queries import carts
+from services.orders.queries.carts import get_cart
 from services.orders.queries.orders import (
     Order,
     find_by_key,
@@ -70,9 +72,11 @@ class Checkout:
         keyring: Keyring,
         *,
         lease_seconds: float,
+        bounds: Bounds,
         reserved: Callable[[Collection[UUID]], None],
     ) -> None:
         """`reserved` is told of which products less can be bought now."""
+        self._bounds = bounds
         self._database = database
         self._reserved = reserved
         self._lease_seconds = lease_seconds
@@ -86,8 +90,18 @@ class Checkout:
             placed, placement = await self._place(purchase, placement)
         except (Rejected, NotFound) as error:
             return await self._replay_or_reject(purchase, error)
+        except errors.TooMuchHeld as error:
+            # Not what a key or a cart already stands for: that holds nothing more.
+            found = await self._find_twin(purchase, placement)
+            if found is None:
+                raise
+            log.info("checkout.bounded", reason=error.reason)
+            return found
         if placed is None:
-            return await self._replay(purchase, placement)
+            found = await self._find_twin(purchase, placement)
+            if found is None:
+                raise Conflict("REQUEST_IN_FLIGHT", "the cart was being bought a moment ago; ask again")
+            return found
         failpoints.hit("orders.place.committed")
         if placed.short is not None:
             product_id, available = placed.short
@@ -146,6 +160,7 @@ class Checkout:
             first_step=first_step,
             lease_token=uuid4(),
             lease_seconds=self._lease_seconds,
+            bounds=self._bounds,
             traceparent=tracing.current(),
         )
 
@@ -196,18 +211,22 @@ class Checkout:
             raise error
         return _or_its_failure(order)
 
-    async def _replay(self, purchase: Purchase, placement: Placement) -> Order:
-        """The insert met a twin: the same key's order, or the one that is buying this cart."""
+    async def _find_twin(self, purchase: Purchase, placement: Placement) -> Order | None:
+        """The same key's order, or the one that is buying this cart."""
+        cart_version = placement.cart_version
         async with self._database.customer(purchase.user_id) as connection:
             order = await find_by_key(connection, user_id=purchase.user_id, key=purchase.idempotency_key)
             if order is not None:
                 await self._check_replay(connection, purchase, order)
-            elif placement.cart_version is not None:
-                order = await find_order_of_cart(
-                    connection, user_id=purchase.user_id, cart_version=placement.cart_version
-                )
+            else:
+                if cart_version is None and not purchase.items:
+                    cart_version = (await get_cart(connection, purchase.user_id)).version
+                if cart_version is not None:
+                    order = await find_order_of_cart(
+                        connection, user_id=purchase.user_id, cart_version=cart_version
+                    )
         if order is None:
-            raise Conflict("REQUEST_IN_FLIGHT", "the cart was being bought a moment ago; ask again")
+            return None
         if order.payment_method is not purchase.method:
             raise errors.checkout_in_progress(order.id)
         return _or_its_failure(order)

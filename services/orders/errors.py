@@ -1,8 +1,13 @@
 """Domain errors of orders: one function each, so that reason and fields are spelled once."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from services.chassis.errors import Conflict, Invalid, NotFound, Rejected, Unavailable
+
+
+class TooMuchHeld(Conflict):
+    """A customer holds as much unpaid as one may. It passes: the request's key stands for nothing yet."""
 
 
 def product_not_found(product_id: UUID) -> NotFound:
@@ -108,6 +113,41 @@ def request_in_flight(order_id: UUID) -> Conflict:
         "a request with this Idempotency-Key is still running; ask again in a moment",
         order_id=order_id,
     )
+
+
+def too_many_open_orders(*, limit: int, opened: Sequence[UUID]) -> TooMuchHeld:
+    return TooMuchHeld(
+        "TOO_MANY_OPEN_ORDERS",
+        f"{limit} orders by card wait for their payment: pay or cancel one",
+        limit=limit,
+        open_order_ids=_listed(opened),
+    )
+
+
+def too_many_pieces(
+    product_id: UUID, *, limit: int, requested: int, reserved: int, opened: Sequence[UUID]
+) -> TooMuchHeld:
+    return TooMuchHeld(
+        "TOO_MANY_PIECES",
+        f"{limit} pieces of one product at most may wait for their payment by card",
+        product_id=product_id,
+        limit=limit,
+        requested=requested,
+        reserved=reserved,
+        open_order_ids=_listed(opened),
+    )
+
+
+def too_many_failed_checkouts(*, limit: int) -> TooMuchHeld:
+    return TooMuchHeld(
+        "TOO_MANY_FAILED_CHECKOUTS",
+        f"{limit} checkouts failed within a day, for want of points or stock",
+        limit=limit,
+    )
+
+
+def _listed(ids: Sequence[UUID]) -> str:
+    return " ".join(map(str, ids))
 
 
 def checkout_in_progress(order_id: UUID) -> Conflict:

@@ -167,6 +167,7 @@ cart_items = Table(
     Index("idx_cart_items_user", "user_id"),
 )
 
+_UNBOUGHT = "failure_reason IN ('out_of_stock', 'insufficient_points')"
 orders = Table(
     "orders",
     metadata,
@@ -255,6 +256,14 @@ orders = Table(
         postgresql_where=text("cart_version IS NOT NULL"),
     ),
     Index("idx_orders_owed", "id", postgresql_where=text("owed_cents > 0")),
+    # What commands/bounds.py and commands/purging.py look for.
+    Index(
+        "idx_orders_open_by_card",
+        "user_id",
+        postgresql_where=text("status = 'pending' AND payment_method = 'stripe'"),
+    ),
+    Index("idx_orders_unbought_user", "user_id", "created_at", postgresql_where=text(_UNBOUGHT)),
+    Index("idx_orders_unbought", "created_at", postgresql_where=text(_UNBOUGHT)),
     Index(
         "idx_orders_payment_intent",
         "stripe_payment_intent_id",

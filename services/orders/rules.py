@@ -55,6 +55,8 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     # The bank sent a refund back, or decided a lost dispute anew. Processing: paid too late for its goods.
     Status.REFUNDED: frozenset({Status.COMPLETED, Status.PROCESSING}),
 }
+# What a customer may repeat at no cost of one's own: bounded within a day, kept for 30 (commands/purging.py).
+UNBOUGHT = ("out_of_stock", "insufficient_points")
 # The failure_reason of an order whose payment came when it had ended and its goods were gone.
 LATE_PAYMENT = "late_payment_out_of_stock"
 

@@ -39,6 +39,11 @@ class OrdersSettings(ServiceSettings, AssetSettings):
     downloads_per_grant: int = Field(default=5, ge=1)
     reissues_per_grant: int = Field(default=3, ge=0)
     download_link_seconds: int = Field(default=900, ge=1)
+    # What one customer may hold unpaid: orders by card, and pieces of one product that those reserve.
+    max_open_orders: int = Field(default=5, ge=1, le=50)
+    max_reserved_pieces: int = Field(default=100, ge=1)
+    # How many checkouts of a customer may fail within a day for want of points or stock.
+    max_failed_checkouts: int = Field(default=100, ge=1)
     # How long a request or the runner may be silent about a saga before another takes it over.
     saga_lease_seconds: float = 10.0
     # How long whoever completed an order, or claimed its mail, has to send it.

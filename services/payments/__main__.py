@@ -154,6 +154,7 @@ async def serve(settings: Settings) -> None:
             refunder=refunder,
             watchers=watchers,
             door=door,
+            max_open_checkouts=settings.max_open_checkouts,
         ),
         payments_pb2_grpc.add_PaymentsServiceServicer_to_server,
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"],

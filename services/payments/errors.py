@@ -1,5 +1,8 @@
 """What payments tells its callers."""
 
+from collections.abc import Sequence
+from uuid import UUID
+
 from services.chassis.errors import Conflict, Invalid, NotFound, OutcomeUnknown, Rejected, Unavailable
 
 REQUEST_RETRY_SECONDS = 1
@@ -66,6 +69,15 @@ def checkout_refused(reason: str) -> Rejected:
 
 def plan_not_found(plan_id: str) -> NotFound:
     return NotFound("PLAN_NOT_FOUND", "there is no such plan", plan_id=plan_id)
+
+
+def too_many_open_checkouts(*, limit: int, opened: Sequence[UUID]) -> Conflict:
+    return Conflict(
+        "TOO_MANY_OPEN_CHECKOUTS",
+        f"{limit} payment pages are open: pay at one, or wait until one ends",
+        limit=limit,
+        open_checkout_ids=" ".join(map(str, opened)),
+    )
 
 
 def subscription_exists(subscription_id: object) -> Conflict:

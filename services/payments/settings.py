@@ -48,6 +48,8 @@ class Settings(ServiceSettings, HttpSettings):
     # How many may follow a checkout at once at this replica, and for how long before they ask again.
     max_watchers: int = 1000
     watch_seconds: float = 300.0
+    # How many pages of one customer may be open at Stripe at once, whatever they sell.
+    max_open_checkouts: int = Field(default=10, ge=1, le=50)
 
     @field_validator("stripe_secret_key")
     @classmethod

@@ -16,6 +16,8 @@ from psycopg.types.json import Jsonb
 
 from services.chassis import tracing
 from services.chassis.db import FixedSql
+from services.orders import errors
+from services.orders.commands.bounds import Bounds, check_card_order
 from services.orders.queries.catalog import lock_offers
 from services.orders.rules import Basket, Line, Method, Status, first_short, price
 
@@ -76,6 +78,7 @@ class Placement:
     first_step: str
     lease_token: UUID
     lease_seconds: float
+    bounds: Bounds
     # W3C: what the order's saga continues.
     traceparent: str | None = None
 
@@ -90,8 +93,20 @@ class Placed:
 
 
 async def place_order(connection: FixedSql, placement: Placement) -> Placed | None:
-    """Writes the order; None when its key or its cart already has one. Raises when unbuyable."""
-    offers = await lock_offers(connection, placement.quantities)
+    """Writes the order; None when its key or its cart already has one. Raises when unbuyable, or when the
+    customer holds too much unpaid."""
+    if placement.method is Method.STRIPE:
+        await check_card_order(
+            connection, placement.bounds, user_id=placement.user_id, quantities=placement.quantities
+        )
+    offers, failures = await lock_offers(
+        connection,
+        placement.quantities,
+        user_id=placement.user_id,
+        most_failures=placement.bounds.failed_checkouts,
+    )
+    if failures >= placement.bounds.failed_checkouts:
+        raise errors.too_many_failed_checkouts(limit=placement.bounds.failed_checkouts)
     basket = price(placement.quantities, offers, placement.method)
     short = first_short(placement.quantities, offers)
     missing = None if short is None else (short.product_id, max(0, short.available or 0))

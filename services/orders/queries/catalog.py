@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db import FixedSql
 from services.orders.models import product_inventory, products
-from services.orders.rules import Offer
+from services.orders.rules import UNBOUGHT, Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,12 @@ _OPERATORS_COLUMNS = [
 _AS_THEY_CAME_IN = (products.c.created_at, products.c.id)
 # Product order is the one order in which stock rows are ever locked.
 # Not of what is unlimited, and so for good: buyers of that need not wait for each other.
-_LOCK_OFFERS = """
-    SELECT p.id, p.title, p.price_cents, p.price_points, p.currency, p.active,
+# With it, and so at no round trip more, how often the customer failed within a day.
+_LOCK_OFFERS = f"""
+    SELECT (SELECT count(*) FROM (
+            SELECT FROM orders WHERE user_id = %(user_id)s AND failure_reason IN {UNBOUGHT!r}
+                AND created_at > now() - interval '1 day' LIMIT %(most_failures)s) AS failed),
+           p.id, p.title, p.price_cents, p.price_points, p.currency, p.active,
            i.stock_quantity - i.reserved_quantity
     FROM products p LEFT JOIN (
         SELECT product_id, stock_quantity, reserved_quantity FROM product_inventory
@@ -125,7 +129,11 @@ def _contains(search: str) -> ColumnElement[bool]:
     return func.casefold(products.c.title.collate("pg_unicode_fast")).like(wanted, escape="/")
 
 
-async def lock_offers(connection: FixedSql, product_ids: Collection[UUID]) -> list[Offer]:
-    """The products as they stand now, their rows of limited stock locked in product order."""
-    cursor = await connection.execute(_LOCK_OFFERS, {"ids": list(product_ids)})
-    return [Offer(*row) for row in await cursor.fetchall()]
+async def lock_offers(
+    connection: FixedSql, product_ids: Collection[UUID], *, user_id: UUID, most_failures: int
+) -> tuple[list[Offer], int]:
+    """The products as they stand now, their rows of limited stock locked in product order; and how many
+    checkouts of the customer failed within a day, counted up to `most_failures`."""
+    parameters = {"ids": list(product_ids), "user_id": user_id, "most_failures": most_failures}
+    rows = await (await connection.execute(_LOCK_OFFERS.encode(), parameters)).fetchall()
+    return [Offer(*row[1:]) for row in rows], rows[0][0] if rows else 0

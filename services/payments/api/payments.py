@@ -74,7 +74,10 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         refunder: Refunder,
         watchers: Watchers,
         door: Door,
+        max_open_checkouts: int,
     ) -> None:
+        """`max_open_checkouts` of one customer are open at Stripe, of whatever kind."""
+        self._max_open_checkouts = max_open_checkouts
         self._door = door
         self._refunder = refunder
         self._watchers = watchers
@@ -177,6 +180,8 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
                 return _Begun(sale, is_new=False, is_page_of_another_request=True)
             checkout = await self._begin_new(connection, keyed, sale, email)
             if checkout is not None:
+                # Raised, and so neither it nor the key is kept: it passes.
+                await checkouts.check_open(connection, checkout, limit=self._max_open_checkouts)
                 return _Begun(checkout, is_new=True)
             known = await idempotency.find(connection, keyed)
         checkout = await queries.find_checkout(connection, known) if known else None

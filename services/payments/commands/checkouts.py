@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Text, bindparam, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -56,6 +56,33 @@ class Sale:
 
 class PageExists(Exception):
     """Somebody else's row is the one page of this user and plan: what was written is to be rolled back."""
+
+
+# Until the transaction ends; of this customer alone (the first number names what the lock is for).
+_TAKE_TURNS = select(func.pg_advisory_xact_lock(4715, func.hashtext(bindparam("user_id", type_=Text))))
+# Longer than a page lives: what is older waits for a bank, if for anything.
+_PAGE_LIFETIME = CHECKOUT_LIFETIME * 2
+
+
+async def check_open(connection: AsyncConnection, begun: Checkout, *, limit: int) -> None:
+    """Whether a customer may have one more page open at Stripe, of whatever kind: the one that this
+    transaction has begun. Who begins two at once takes turns. Raises TOO_MANY_OPEN_CHECKOUTS."""
+    user_id = begun.user_id
+    await connection.execute(_TAKE_TURNS, {"user_id": str(user_id)})
+    opened = await connection.scalars(
+        select(checkouts.c.id)
+        .where(
+            checkouts.c.user_id == user_id,
+            checkouts.c.id != begun.id,
+            checkouts.c.status.in_([Status.CREATING, Status.OPEN]),
+            checkouts.c.created_at > func.now() - _PAGE_LIFETIME,
+        )
+        .order_by(checkouts.c.created_at)
+        .limit(limit)
+    )
+    found = opened.all()
+    if len(found) >= limit:
+        raise errors.too_many_open_checkouts(limit=limit, opened=found)
 
 
 async def begin_sale(

@@ -14,6 +14,7 @@ from services.chassis.errors import DomainError
 from services.orders.api.catalog import CatalogService
 from services.orders.api.catalog_operator import CatalogOperatorService
 from services.orders.catalog_cache import CatalogCache
+from services.orders.commands.bounds import Bounds
 from services.orders.commands.placing import Placement, place_order
 from services.orders.points_saga import PLACE_WITH_POINTS, RESERVE
 from services.orders.rules import Method
@@ -128,6 +129,7 @@ class Backroom:
             first_step=RESERVE,
             lease_token=uuid4(),
             lease_seconds=3600,
+            bounds=Bounds(open_orders=5, reserved_pieces=100, failed_checkouts=100),
         )
         async with self.database.customer_sql(placement.user_id) as connection:
             placed = await place_order(connection, placement)

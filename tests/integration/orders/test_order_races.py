@@ -18,6 +18,7 @@ from services.chassis.errors import Rejected
 from services.orders import refund_saga
 from services.orders.card_saga import AWAIT, EXPIRED, PAID, PLACE_WITH_CARD, Outcome, apply_outcome
 from services.orders.commands import refunds
+from services.orders.commands.bounds import Bounds
 from services.orders.commands.carts import set_cart_item
 from services.orders.commands.placing import Placement, place_order
 from services.orders.commands.refunds import Wanted
@@ -61,6 +62,7 @@ def placement_of(method: Method, user_id: UUID, *, cart_version: int | None = No
         first_step=AWAIT,
         lease_token=uuid4(),
         lease_seconds=600,
+        bounds=Bounds(open_orders=5, reserved_pieces=100, failed_checkouts=100),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from protos.events.v1 import events_pb2
 from services.chassis.db import Database
 from services.orders.commands import runs, settling
+from services.orders.commands.bounds import Bounds
 from services.orders.commands.placing import Placement, place_order
 from services.orders.fulfilment import Terms
 from services.orders.points_saga import CAPTURE, PLACE_WITH_POINTS, RESERVE
@@ -33,6 +34,7 @@ async def placed(database: Database, *, lease_seconds: float = 10.0) -> Placemen
         first_step=RESERVE,
         lease_token=uuid4(),
         lease_seconds=lease_seconds,
+        bounds=Bounds(open_orders=5, reserved_pieces=100, failed_checkouts=100),
     )
     async with database.customer_sql(placement.user_id) as connection_:
         assert await place_order(connection_, placement) is not None

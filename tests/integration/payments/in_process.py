@@ -108,6 +108,7 @@ class Desk:
             ),
             watchers=Watchers(_nothing_changes, most=1, longest_seconds=1),
             door=cast(Door, None),
+            max_open_checkouts=1000,
         )
         self._reconciler = Reconciler(
             database=database,

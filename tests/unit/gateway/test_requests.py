@@ -11,6 +11,7 @@ from tests.unit.gateway.conftest import TokenMaker
 
 JSON = {"Content-Type": "application/json"}
 PRODUCT = str(uuid4())
+UNKNOWN = "01920000-0000-7000-8000-00000000ffff"
 
 
 def line(**changes: object) -> dict[str, object]:
@@ -78,8 +79,8 @@ async def test_a_checkout_that_is_not_valid_names_the_field(
     ("path", "body", "field"),
     [
         # Each would give back or replay everything otherwise, or change nothing.
-        (f"orders/{PRODUCT}/refunds", {"item": [], "reason": "x"}, "item"),
-        (f"orders/{PRODUCT}/refunds", {"items": None, "reason": "x"}, "items"),
+        ("orders/{}/refunds", {"item": [], "reason": "x"}, "item"),
+        ("orders/{}/refunds", {"items": None, "reason": "x"}, "items"),
         (
             "stripe/events/replay",
             {"type": "x.*", "sinse": "2026-01-01T00:00:00Z", "reason": "x"},
@@ -91,15 +92,17 @@ async def test_a_checkout_that_is_not_valid_names_the_field(
         ),
         ("reconciliations", {"since": 0}, "since"),
         ("products", {"title": "x", "priceCents": 5, "assetKey": "x", "stok": 3}, "stok"),
-        (f"products/{PRODUCT}/stock", {"delta": 1, "reason": "received", "nte": "x"}, "nte"),
-        ("points/adjustments", {"userId": PRODUCT, "points": 1, "reason": "x", "pionts": 5}, "pionts"),
+        ("products/{}/stock", {"delta": 1, "reason": "received", "nte": "x"}, "nte"),
+        ("points/adjustments", {"userId": UNKNOWN, "points": 1, "reason": "x", "pionts": 5}, "pionts"),
     ],
 )
 async def test_what_an_operator_misspells_is_not_taken_for_everything(
     client: httpx.AsyncClient, make_token: TokenMaker, path: str, body: dict[str, object], field: str
 ) -> None:
     headers = {"Authorization": f"Bearer {make_token(app_metadata={'role': 'operator'})}"}
-    answer = await client.post(f"/api/admin/{path}", content=json.dumps(body), headers=headers | JSON)
+    answer = await client.post(
+        f"/api/admin/{path.format(PRODUCT)}", content=json.dumps(body), headers=headers | JSON
+    )
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 

@@ -185,7 +185,10 @@ class Hold(_message.Message):
     status: Global___HoldStatus.ValueType
     @_builtins.property
     def due_at(self) -> _timestamp_pb2.Timestamp:
-        """When wallet asks orders what became of the order; a hold is never released by time alone."""
+        """When wallet asks orders what became of the order. Time alone releases no hold: the answer does. Every hold
+        belongs to an order of orders, which alone may reserve: one that orders does not know of by then is of no
+        order (a database that was restored from an older copy, say) and is released, seconds after it was due.
+        """
 
     def __init__(
         self,

@@ -108,7 +108,7 @@ class WalletServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReservePoints(self, request, context):
-        """Holds points for one order. Idempotent by order_id: the same order and points give the same hold.
+        """Holds points for one order, which orders has written down before. Idempotent by order_id: the same order and points give the same hold.
         FAILED_PRECONDITION INSUFFICIENT_POINTS {needed, available}; ABORTED HOLD_RELEASED | HOLD_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

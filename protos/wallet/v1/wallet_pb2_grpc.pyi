@@ -40,7 +40,7 @@ class WalletServiceStub:
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.ListTransactionsRequest, _wallet_pb2.ListTransactionsResponse]
     """The user's ledger, newest first, by keyset cursor."""
     ReservePoints: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.ReservePointsRequest, _wallet_pb2.ReservePointsResponse]
-    """Holds points for one order. Idempotent by order_id: the same order and points give the same hold.
+    """Holds points for one order, which orders has written down before. Idempotent by order_id: the same order and points give the same hold.
     FAILED_PRECONDITION INSUFFICIENT_POINTS {needed, available}; ABORTED HOLD_RELEASED | HOLD_MISMATCH.
     """
     CapturePoints: _grpc.UnaryUnaryMultiCallable[_wallet_pb2.CapturePointsRequest, _wallet_pb2.CapturePointsResponse]
@@ -76,7 +76,7 @@ class WalletServiceAsyncStub(WalletServiceStub):
     ListTransactions: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ListTransactionsRequest, _wallet_pb2.ListTransactionsResponse]  # type: ignore[assignment]
     """The user's ledger, newest first, by keyset cursor."""
     ReservePoints: _aio.UnaryUnaryMultiCallable[_wallet_pb2.ReservePointsRequest, _wallet_pb2.ReservePointsResponse]  # type: ignore[assignment]
-    """Holds points for one order. Idempotent by order_id: the same order and points give the same hold.
+    """Holds points for one order, which orders has written down before. Idempotent by order_id: the same order and points give the same hold.
     FAILED_PRECONDITION INSUFFICIENT_POINTS {needed, available}; ABORTED HOLD_RELEASED | HOLD_MISMATCH.
     """
     CapturePoints: _aio.UnaryUnaryMultiCallable[_wallet_pb2.CapturePointsRequest, _wallet_pb2.CapturePointsResponse]  # type: ignore[assignment]
@@ -127,7 +127,7 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_pb2.ReservePointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_pb2.ReservePointsResponse, _abc.Awaitable[_wallet_pb2.ReservePointsResponse]]:
-        """Holds points for one order. Idempotent by order_id: the same order and points give the same hold.
+        """Holds points for one order, which orders has written down before. Idempotent by order_id: the same order and points give the same hold.
         FAILED_PRECONDITION INSUFFICIENT_POINTS {needed, available}; ABORTED HOLD_RELEASED | HOLD_MISMATCH.
         """
 

@@ -323,3 +323,17 @@ async def test_a_completed_order_cannot_be_cancelled(shop: Shop) -> None:
     refusal = await refused(shop.cancel(user_id, order.id), CONFLICT, "ORDER_NOT_CANCELLABLE")
     assert refusal == {"order_id": order.id, "status": "completed"}
     await refused(shop.cancel(uuid4(), order.id), grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND")
+
+
+async def test_a_hold_of_no_order_is_released_when_it_is_due_and_not_before(shop: Shop) -> None:
+    """Orders was restored from an older copy, say: only what it has written down may hold points."""
+    user_id, unknown = await shop.wallet.user(550), uuid4()
+    await shop.wallet.reserve(user_id, unknown, 200)
+    held = "SELECT 1 FROM holds WHERE order_id = %s AND status = %s"
+    assert await shop.wallet.sql(held, unknown, "held")
+    assert await shop.sql("SELECT 1 FROM saga_runs WHERE order_id = %s", unknown) == []
+    await shop.wallet.sql("UPDATE holds SET due_at = now() WHERE order_id = %s", unknown)
+    await shop.wallet.until(held, unknown, "released")
+    assert await shop.wallet.balance(user_id) == (550, 0, 0)
+    run = await shop.run_ends(str(unknown), "undone")
+    assert (run["saga"], run["undo_reason"]) == ("release_hold/v1", "no_such_order")

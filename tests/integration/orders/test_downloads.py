@@ -172,9 +172,7 @@ async def test_a_refund_revokes_the_link_that_was_given_out(shop: Shop) -> None:
     await refused(shop.reissue(user_id, order_id, product_id), REJECTED, "DOWNLOAD_REVOKED")
 
 
-@pytest.mark.parametrize(
-    ("dispute", "status"), [("open", "suspended"), ("lost", "revoked"), ("won", "active")]
-)
+@pytest.mark.parametrize(("dispute", "status"), [("open", "suspended"), ("won", "active")])
 async def test_a_grant_is_born_as_the_dispute_of_its_payment_says(
     shop: Shop, dispute: str, status: str
 ) -> None:

@@ -150,17 +150,16 @@ async def serve(settings: OrdersSettings) -> None:
         )
         for each in subscriptions
     ]
-    bounds = Bounds(
-        open_orders=settings.max_open_orders,
-        reserved_pieces=settings.max_reserved_pieces,
-        failed_checkouts=settings.max_failed_checkouts,
-    )
     checkout = Checkout(
         database,
         runner,
         keyring,
         lease_seconds=lease_seconds,
-        bounds=bounds,
+        bounds=Bounds(
+            open_orders=settings.max_open_orders,
+            reserved_pieces=settings.max_reserved_pieces,
+            failed_checkouts=settings.max_failed_checkouts,
+        ),
         reserved=cache.note_products,
     )
     downloads = Downloads(database, keyring, AssetStore(settings), terms)
@@ -190,14 +189,13 @@ async def serve(settings: OrdersSettings) -> None:
         messaging_pb2_grpc.add_DeadLetterServiceServicer_to_server,
         messaging_pb2.DESCRIPTOR.services_by_name["DeadLetterService"],
     )
-    retention = Retention(database, {"unbought orders": purge_unbought})
     async with background(
         bus.run(),
         relay.run(),
         runner.run(),
         mailer.run(),
         watchers.run(),
-        Retention(database).run(),
+        Retention(database, {"unbought orders": purge_unbought}).run(),
         cache.run(),
         Sampler(database, metrics.samples([saga.name for saga in sagas])).run(),
         consumer.watching(database, consumers).run(),

@@ -1,4 +1,4 @@
-"""A history can be forgotten with an order that bought nothing: it stays append-only otherwise, for every role."""
+"""A history is forgotten with an order that bought nothing: it stays append-only otherwise, for every role."""
 
 from alembic import op
 

@@ -6,7 +6,9 @@ from tests.e2e.test_rest_orders import line, product_of
 
 async def test_a_sixth_unpaid_order_is_refused_with_the_open_ones(customer: Customer) -> None:
     product = await product_of(customer)
-    opened = [(await customer.buy("stripe", items=[line(product)])).json()["orderId"] for _ in range(5)]
+    answers = [await customer.buy("stripe", items=[line(product)]) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [201] * 5, [answer.text for answer in answers]
+    opened = [answer.json()["orderId"] for answer in answers]
     refused = await customer.buy("stripe", items=[line(product)])
     told = refused.json()
     assert (refused.status_code, told["code"], told["limit"]) == (409, "too_many_open_orders", 5)

@@ -1,9 +1,9 @@
 """What one customer may hold without paying: open orders by card, pieces that those keep from others, and
 checkouts that failed.
 
-Looked at in the transaction that places an order. Orders by card take turns by a lock of their customer, so
-that no two of them see the same place free; orders with points hold nothing that they do not pay at once, and
-take no lock here.
+Looked at in the transaction that places an order. Orders by card take turns at their customer's cart, so that
+no two of them see the same place free; orders with points hold nothing that they do not pay at once, and take
+no lock here.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from uuid import UUID
 from services.chassis.db import FixedSql
 from services.orders import errors
 
-# Until the transaction ends; of this customer alone (the first number names what the lock is for).
-_TAKE_TURNS = "SELECT pg_advisory_xact_lock(4714, hashtext(%s))"
+# The customer's cart is the row where all their orders by card wait; it is locked before any stock.
+_TAKE_TURNS = """
+    INSERT INTO carts (user_id) VALUES (%s)
+    ON CONFLICT (user_id) DO UPDATE SET updated_at = carts.updated_at"""
 _OPEN = """
     SELECT id FROM orders WHERE user_id = %s AND status = 'pending' AND payment_method = 'stripe'
     ORDER BY id LIMIT %s"""
@@ -41,7 +43,7 @@ async def check_card_order(
     connection: FixedSql, bounds: Bounds, *, user_id: UUID, quantities: dict[UUID, int]
 ) -> None:
     """Raises TOO_MANY_OPEN_ORDERS, TOO_MANY_PIECES. An order whose payment is on its way counts no more."""
-    await connection.execute(_TAKE_TURNS, (str(user_id),))
+    await connection.execute(_TAKE_TURNS, (user_id,))
     rows = await (await connection.execute(_OPEN, (user_id, bounds.open_orders))).fetchall()
     opened: list[UUID] = [row[0] for row in rows]
     if len(opened) >= bounds.open_orders:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, bindparam, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -58,21 +58,18 @@ class PageExists(Exception):
     """Somebody else's row is the one page of this user and plan: what was written is to be rolled back."""
 
 
-# Until the transaction ends; of this customer alone (the first number names what the lock is for).
-_TAKE_TURNS = select(func.pg_advisory_xact_lock(4715, func.hashtext(bindparam("user_id", type_=Text))))
 # Longer than a page lives: what is older waits for a bank, if for anything.
 _PAGE_LIFETIME = CHECKOUT_LIFETIME * 2
 
 
 async def check_open(connection: AsyncConnection, begun: Checkout, *, limit: int) -> None:
     """Whether a customer may have one more page open at Stripe, of whatever kind: the one that this
-    transaction has begun. Who begins two at once takes turns. Raises TOO_MANY_OPEN_CHECKOUTS."""
-    user_id = begun.user_id
-    await connection.execute(_TAKE_TURNS, {"user_id": str(user_id)})
+    transaction has begun. Those of one customer that begin in the same instant do not see each other: their
+    number is bounded by the rate limit of checkouts. Raises TOO_MANY_OPEN_CHECKOUTS."""
     opened = await connection.scalars(
         select(checkouts.c.id)
         .where(
-            checkouts.c.user_id == user_id,
+            checkouts.c.user_id == begun.user_id,
             checkouts.c.id != begun.id,
             checkouts.c.status.in_([Status.CREATING, Status.OPEN]),
             checkouts.c.created_at > func.now() - _PAGE_LIFETIME,

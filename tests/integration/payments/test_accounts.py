@@ -1,6 +1,7 @@
 """The shop's account of Stripe: what another's key may not do, and what becomes of the old one's objects."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
+from deploy.local.operator.client import operator_id
 from protos.events.v1 import events_pb2
 from protos.payments.v1 import payments_pb2 as pb
 from tests.integration.payments.conftest import Payments, PaymentsProcess, payments_running, refused
@@ -38,10 +40,10 @@ def moving(process: PaymentsProcess) -> PaymentsProcess:
     return moving
 
 
-def adopt(process: PaymentsProcess, account_id: str, mode: str = "test") -> None:
-    arguments = ["adopt-account", account_id, mode, "operator-7", "we move"]
+def adopt(process: PaymentsProcess, account_id: str) -> None:
+    command = ["stripe", "adopt-account", account_id, "--reason", "we move"]
     subprocess.run(
-        [sys.executable, "-m", "services.payments", *arguments], env=process.environment(), check=True
+        [sys.executable, "-m", "deploy.local.cli", *command], env=process.environment(), check=True
     )
 
 
@@ -93,7 +95,7 @@ async def test_what_is_made_at_stripe_bears_its_account(
     )
     assert [tuple(row.values()) for row in await moved.sql(audited)] == [
         ("payments", ACCOUNT, "the first start"),
-        ("operator-7", OTHER, "we move"),
+        (str(operator_id(os.getuid())), OTHER, "we move"),
     ]
 
 

@@ -26,7 +26,7 @@ from prometheus_client import Counter
 from psycopg.rows import class_row
 from pydantic import SecretStr
 
-from services.chassis import connections, failpoints, logs, tracing
+from services.chassis import connections, failpoints, logs, rounds, tracing
 from services.chassis.bus import Bus
 from services.chassis.connections import WORKER, Pooling, deadline
 from services.chassis.leadership import LEASE_SECONDS, RENEWAL, Connection, DeposedError, Leadership
@@ -128,10 +128,12 @@ class Relay:
         refill = Refill(self._bus, self._leadership)
         while True:
             self._woken.clear()
-            with deadline(connection, _SQL_SECONDS):
-                await self._leadership.keep(connection)
-                await refill.go_on(connection)
-            if await self._publish_batch(connection, jetstream) < _BATCH:
+            with rounds.under_way("relay"):
+                with deadline(connection, _SQL_SECONDS):
+                    await self._leadership.keep(connection)
+                    await refill.go_on(connection)
+                published = await self._publish_batch(connection, jetstream)
+            if published < _BATCH:
                 await self._pause()
 
     async def _pause(self) -> None:

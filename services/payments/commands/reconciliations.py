@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Text, any_, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, Row, Table, Text, any_, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +21,7 @@ from services.payments.models import (
     payments,
     reconciliations,
     refunds,
+    stripe_accounts,
     stripe_events,
     subscriptions,
 )
@@ -224,6 +225,12 @@ async def unsettled_among(connection: AsyncConnection, event_ids: Sequence[str])
     return int((await connection.execute(waiting)).scalar_one())
 
 
+def _is_of_our_account(table: Table) -> ColumnElement[bool]:
+    """What another account made, to which our key leads no more, Stripe would only call missing."""
+    current = select(stripe_accounts.c.id).where(stripe_accounts.c.is_current).scalar_subquery()
+    return func.coalesce(table.c.stripe_account, current) == current
+
+
 async def unfinished_sessions(connection: AsyncConnection) -> dict[str, datetime]:
     """Sessions of checkouts whose time is not over, with when they were begun. Those past it (a bank debit
     takes days) are asked for one by one (closing.py): a listing that reaches back to the oldest of them would
@@ -233,6 +240,7 @@ async def unfinished_sessions(connection: AsyncConnection) -> dict[str, datetime
             checkouts.c.status.in_((Status.OPEN, Status.PROCESSING)),
             checkouts.c.session_id.is_not(None),
             checkouts.c.expires_at + OVERDUE_GRACE > func.now(),
+            _is_of_our_account(checkouts),
         )
     )
     return {str(session_id): created_at for session_id, created_at in rows}
@@ -242,11 +250,13 @@ async def contested_intents(connection: AsyncConnection) -> tuple[list[str], lis
     """Payments with refunds that are under way, and payments with open disputes."""
     refunding = await connection.scalars(
         select(refunds.c.payment_intent_id)
-        .where(refunds.c.status.in_(("pending", "requires_action")))
+        .where(refunds.c.status.in_(("pending", "requires_action")), _is_of_our_account(refunds))
         .distinct()
     )
     disputed = await connection.scalars(
-        select(payments.c.payment_intent_id).where(payments.c.dispute == Contest.OPEN)
+        select(payments.c.payment_intent_id).where(
+            payments.c.dispute == Contest.OPEN, _is_of_our_account(payments)
+        )
     )
     return list(refunding), list(disputed)
 
@@ -258,6 +268,7 @@ async def overdue_subscriptions(connection: AsyncConnection) -> list[str]:
             select(subscriptions.c.stripe_subscription_id).where(
                 subscriptions.c.status.in_(("trialing", "active", "past_due")),
                 subscriptions.c.current_period_end < func.now() - timedelta(hours=1),
+                _is_of_our_account(subscriptions),
             )
         )
     ).all()
@@ -268,7 +279,8 @@ async def unpaid_subscriptions(connection: AsyncConnection) -> list[str]:
     """Those whose invoices may be paid late, however old they are."""
     rows = await connection.scalars(
         select(subscriptions.c.stripe_subscription_id).where(
-            subscriptions.c.status.in_(("past_due", "unpaid", "incomplete"))
+            subscriptions.c.status.in_(("past_due", "unpaid", "incomplete")),
+            _is_of_our_account(subscriptions),
         )
     )
     return list(rows)

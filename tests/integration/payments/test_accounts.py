@@ -11,10 +11,13 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from pydantic import SecretStr
 
 from deploy.local.operator.client import operator_id
 from protos.events.v1 import events_pb2
 from protos.payments.v1 import payments_pb2 as pb
+from services.chassis.db import Database
+from services.payments.commands import reconciliations
 from tests.integration.payments.conftest import Payments, PaymentsProcess, payments_running, refused
 from tests.integration.payments.in_process import create_database
 from tests.integration.payments.stripe_double import ACCOUNT, StripeDouble, running_double
@@ -114,6 +117,24 @@ async def test_a_card_order_of_the_account_that_was_left_ends_when_its_page_does
     assert (await moved.row(checkout.id))["unknown_since"] is not None
     [fact] = await moved.facts("payments.checkout.changed", events_pb2.OrderCheckoutChanged, checkout.id)
     assert fact.state == events_pb2.ORDER_CHECKOUT_STATE_EXPIRED
+
+
+async def test_nobody_is_asked_about_what_another_account_made(
+    moving: PaymentsProcess, moved: Payments, made: dict[str, pb.Checkout]
+) -> None:
+    """Reconciliation would call each of them missing, for ever."""
+    await moved.sql("UPDATE payments SET dispute = 'open' RETURNING id")
+    fresh = await moved.points_checkout()
+    url = SecretStr(moving.environment()["DATABASE_WORKER_URL"])
+    database = Database(app_url=url, worker_url=url, pool_size=1, name="test")
+    async with database.worker() as connection:
+        unfinished = await reconciliations.unfinished_sessions(connection)
+        _, disputed = await reconciliations.contested_intents(connection)
+    await database.dispose()
+    await moved.sql("UPDATE payments SET dispute = 'none' RETURNING id")
+    assert fresh.session_id in unfinished
+    assert not {checkout.session_id for checkout in made.values()} & unfinished.keys()
+    assert disputed == []
 
 
 async def test_what_nobody_asks_about_ends_by_itself_as_unknown(

@@ -278,6 +278,13 @@ OPERATIONS = Dashboard(
             ),
             Panel("Latency", _quantiles("aishop_payments_stripe_call_duration_seconds"), unit="s"),
             Panel(
+                "Owed to customers",
+                {
+                    "orders": "max(aishop_orders_owed)",
+                    "minor units": "max(aishop_orders_owed_cents)",
+                },
+            ),
+            Panel(
                 "Drift and quarantine",
                 {
                     "{{kind}}": "sum by (kind) (increase(aishop_payments_drift_total[1h])) > 0",
@@ -370,6 +377,10 @@ OPERATIONS = Dashboard(
                     "{{job}} {{pool}}": "sum by (job, pool)"
                     f" (rate(aishop_database_pool_timeouts_total{_RATE}))"
                 },
+            ),
+            Panel(
+                "Connections to Postgres given up for their silence",
+                {"{{job}}": f"sum by (job) (rate(aishop_database_deadlines_total{_RATE}))"},
             ),
             Panel(
                 "Followers",

@@ -276,7 +276,7 @@ def _real_stripe() -> "RealStripe | None":
     if not secret:
         err.print("[yellow]STRIPE_WEBHOOK_SECRET is not set:[/] webhooks are refused. Take it from")
         err.print("  stripe listen --forward-to 127.0.0.1:8081/api/webhooks/stripe --print-secret")
-    return RealStripe(key, secret)
+    return RealStripe(key, secret, os.environ.get("STRIPE_ACCOUNT_ID") or None)
 
 
 def _start_detached(options: "Options") -> None:
@@ -286,7 +286,7 @@ def _start_detached(options: "Options") -> None:
     arguments = ["up", "--data", str(options.data.resolve()), "--port-offset", str(options.port_offset)]
     arguments += ["--servers-only"] * options.servers_only + ["--prepared"] * options.prepared
     arguments += ["--frontend", options.frontend] if options.frontend else []
-    names = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET")
+    names = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_ACCOUNT_ID")
     stripe = {name: os.environ[name] for name in names if name in os.environ}
     with open_log(options.data, "supervisor") as file:
         child = subprocess.Popen(

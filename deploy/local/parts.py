@@ -51,6 +51,8 @@ class RealStripe:
     secret_key: str
     # None: unknown, so that nobody's signature is right.
     webhook_secret: str | None
+    # For a restricted key, which may not ask; None: Stripe says it.
+    account_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ def applications(plan: Plan) -> list[Part]:
 def _services(plan: Plan) -> dict[str, dict[str, str]]:
     shop_url = plan.frontend or plan.url("gateway")
     stripe = {} if plan.real_stripe else {"STRIPE_API_BASE": plan.url("stripe")}
+    if plan.real_stripe and plan.real_stripe.account_id:
+        stripe = {"STRIPE_ACCOUNT_ID": plan.real_stripe.account_id}
     return {
         "wallet": {"EMAIL_HMAC_KEY": plan.secrets.email_hmac_key},
         "payments": {

@@ -91,6 +91,8 @@ def test_every_rpc_can_be_called_by_reflection_alone(outsiders: dict[str, Outsid
     _adjust(outsiders["wallet"], user)
     _hold(outsiders["wallet"], user)
     _look_back(outsiders)
+    for name in ("wallet", "orders"):
+        _dead_letters(outsiders[name])
     for outsider in outsiders.values():
         assert outsider.called == outsider.methods()
 
@@ -190,6 +192,13 @@ def _mend(orders: Outsider, user: str) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         orders.call(service, "ResolveMail", **order, **act, **wanted)
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    [found] = orders.call(service, "FindOrders", number=order["order_id"][-12:])["orders"]
+    assert found["order_id"] == order["order_id"]
+    orders.call(service, "ListDebts", limit=1)
+    debt = {"decision_id": str(uuid4()), "decision": "DEBT_DECISION_WRITTEN_OFF", "amount_cents": 1}
+    with pytest.raises(grpc.RpcError) as owes_nothing:
+        orders.call(service, "DecideDebt", **order, **act, **debt)
+    assert owes_nothing.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def _pay(payments: Outsider, user: str) -> None:
@@ -309,3 +318,12 @@ def _look_back(outsiders: dict[str, Outsider]) -> None:
         assert outsider.call(service, "GetAnalytics", **hour)
         newest, *_ = outsider.call(service, "ListAuditLog", limit=1)["entries"]
         assert newest["actor"], newest
+
+
+def _dead_letters(outsider: Outsider) -> None:
+    service = "aishop.messaging.v1.DeadLetterService"
+    outsider.call(service, "ListDeadLetters", limit=1)
+    decision = {"letter_id": str(uuid4()), "decision": "DEAD_LETTER_DECISION_DROP"}
+    with pytest.raises(grpc.RpcError) as unknown:
+        outsider.call(service, "DecideDeadLetter", **decision, actor=str(uuid4()), reason="a look around")
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND

@@ -116,9 +116,9 @@ async def test_the_actor_is_who_the_token_says(
     body = {
         "userId": str(customer.user_id),
         "points": 1,
-        "actor": "somebody else",
-        "adjustmentId": str(uuid4()),
     }
+    spoofed = await act(operator, ADJUSTMENTS, **body, actor="somebody else")
+    assert (spoofed.status_code, spoofed.json()["code"]) == (422, "invalid_request")
     assert (await act(operator, ADJUSTMENTS, **body)).status_code == 201
     assert len(audited(stack, "wallet", operator)) == 1
 

@@ -80,7 +80,8 @@ async def test_each_paid_period_gives_points_until_the_customer_ends_it(
 
     for _ in range(2):
         cancelled = await customer.http.delete(path)
-        assert (cancelled.status_code, cancelled.json()) == (200, renewed | {"cancelAtPeriodEnd": True})
+        ending = renewed | {"cancelAtPeriodEnd": True, "cancelAt": renewed["currentPeriodEnd"]}
+        assert (cancelled.status_code, cancelled.json()) == (200, ending)
     await renew(stack.file, begun)
     ended = await until(lambda: customer.read(path), lambda now: now["status"] == "canceled")
     assert ended["endedAt"] is not None

@@ -17,12 +17,14 @@ _SOMEBODY = "7d6d2c1e-5a0f-4c3b-9a51-0f6f2f1f4a10"
 
 
 async def traced(customer: Customer, path: str, body: JSON) -> tuple[str, JSON]:
-    """What the answer says is the trace of this request, which is ours."""
-    trace = uuid4().hex
+    """With the trace of this request, as the answer tells it: never a stranger's own."""
+    theirs = uuid4().hex
     answer = await customer.http.post(
-        path, json=body, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        path, json=body, headers={"traceparent": f"00-{theirs}-00f067aa0ba902b7-01"}
     )
-    assert (answer.status_code, answer.headers["X-Trace-Id"]) == (201, trace)
+    trace = answer.headers["X-Trace-Id"]
+    assert (answer.status_code, len(trace)) == (201, len(theirs))
+    assert trace != theirs
     return trace, answer.json()
 
 

@@ -218,7 +218,7 @@ def test_queries_and_commands_of_the_pages_exist(stack: RunningStack, page: str)
     for database, query in re.findall(r'^psql (\w+) -c "([^"]*)"$', text, re.MULTILINE):
         with psycopg.connect(stack.file.database_urls[database]) as connection:
             connection.execute(f"EXPLAIN {query}".encode())
-    for words in re.findall(r"^aishop ([a-z]+)(?: ([a-z]+))?", text, re.MULTILINE):
+    for words in re.findall(r"^aishop ([a-z-]+)(?: ([a-z][a-z-]*))?", text, re.MULTILINE):
         _command(words)
 
 
@@ -230,7 +230,7 @@ def _command(words: tuple[str, str]) -> None:
 
 
 def test_nothing_tells_who_bought_what(stack: RunningStack, told: Scraped, shopper: Customer) -> None:
-    is_id: Callable[[str], object] = re.compile("[0-9a-f]{8}-[0-9a-f]{4}|@|(evt|pi|cs|re)_").search
+    is_id: Callable[[str], object] = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}|@|\b(evt|pi|cs|re)_").search
     values = {
         value
         for metrics in told.values()

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from services.chassis.db import Database
 from services.chassis.errors import Rejected
 from services.orders import refund_saga
-from services.orders.card_saga import AWAIT, EXPIRED, PAID, PLACE_WITH_CARD, Outcome, apply_outcome
+from services.orders.card_saga import AWAIT, EXPIRED, OPEN, PAID, PLACE_WITH_CARD, Outcome, apply_outcome
 from services.orders.commands import refunds
 from services.orders.commands.bounds import Bounds
 from services.orders.commands.carts import set_cart_item
@@ -59,7 +59,7 @@ def placement_of(method: Method, user_id: UUID, *, cart_version: int | None = No
         request_hash=b"x",
         cart_version=cart_version,
         saga=PLACE_WITH_CARD,
-        first_step=AWAIT,
+        first_step=OPEN,
         lease_token=uuid4(),
         lease_seconds=600,
         bounds=Bounds(open_orders=5, reserved_pieces=100, failed_checkouts=100),
@@ -70,6 +70,10 @@ async def placed_by_card(database: Database) -> Placement:
     placement = placement_of(Method.STRIPE, uuid4())
     async with database.customer_sql(placement.user_id) as connection:
         assert await place_order(connection, placement) is not None
+    async with database.worker_sql() as connection:
+        await connection.execute(
+            "UPDATE saga_runs SET step = %s WHERE order_id = %s", (AWAIT, placement.order_id)
+        )
     return placement
 
 

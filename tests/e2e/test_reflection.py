@@ -1,5 +1,6 @@
 """An outside client that has only stack.json: every RPC of every service, by reflection alone."""
 
+import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -266,6 +267,11 @@ def _operate(payments: Outsider) -> None:
     found = payments.call(service, "GetStripeEvent", id=event["id"])
     assert json.loads(found["payload"])["id"] == found["event"]["id"] == event["id"]
     assert payments.call(service, "ReplayStripeEvents", type="nothing.of_this", **act)["ids"] == []
+    with pytest.raises(grpc.RpcError) as settled:
+        payments.call(service, "SetAsideStripeEvent", id=event["id"], **act)
+    assert settled.value.code() is grpc.StatusCode.ABORTED
+    forged = {"payload": base64.b64encode(b"{}").decode(), "signature": "t=1,v1=0", "source": "127.0.0.1"}
+    assert payments.call("aishop.payments.v1.PaymentsService", "ReceiveWebhook", **forged)["status"] == 400
     payments.call(service, "ListQuarantine", limit=1)
     decision = {"id": str(uuid4()), "resolution": "QUARANTINE_RESOLUTION_REFUND", **act}
     with pytest.raises(grpc.RpcError) as unknown:

@@ -36,6 +36,9 @@ SHOP_ID={shop_id}
 # one on this machine. Without it everybody behind the proxy counts as one address.
 TRUSTED_PROXIES=
 
+# true: Stripe's page takes promotion codes for points and card orders (docs/payments.md).
+ALLOW_PROMOTION_CODES=
+
 # The sandbox. For Stripe itself: take `sandbox` out of the profiles, set its key and the secrets of its
 # webhook endpoint (comma separated while one is rolled), and leave STRIPE_API_BASE empty.
 STRIPE_API_BASE=http://stripe:8082

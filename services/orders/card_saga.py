@@ -77,6 +77,8 @@ class Outcome:
     payment_intent_id: str
     # payments' own, when it failed; empty from a release that did not tell it.
     failure_reason: str = ""
+    # What promotion codes took off the total.
+    discount_cents: int = 0
 
 
 class CardSaga:
@@ -161,6 +163,7 @@ def _outcome(checkout: payments_pb2.Checkout) -> Outcome:
         currency=checkout.currency,
         payment_intent_id=checkout.payment_intent_id,
         failure_reason=checkout.failure_reason,
+        discount_cents=checkout.discount_cents,
     )
 
 
@@ -192,9 +195,10 @@ async def _apply_paid(
 ) -> None:
     if order.status in (Status.COMPLETED, Status.REFUNDED):
         return
-    if (outcome.amount_cents, outcome.currency) != (order.total_cents, order.currency):
+    if not _pays_for(order, outcome):
         await _park(connection, run, "PAYMENT_MISMATCH")
         return
+    order = await settling.save_paid(connection, order, paid_cents=outcome.amount_cents)
     if order.status in (Status.FAILED, Status.CANCELLED) and not await _revive(connection, order):
         await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.DONE)
         return
@@ -205,10 +209,21 @@ async def _apply_paid(
     await runs.finish(connection, order_id=order.id, saga=run.saga, status=runs.DONE)
 
 
+def _pays_for(order: Order, outcome: Outcome) -> bool:
+    adds_up = outcome.amount_cents + outcome.discount_cents == order.total_cents
+    in_range = min(outcome.amount_cents, outcome.discount_cents) >= 0
+    # What is free has no payment, and nothing else has none.
+    has_payment = bool(outcome.payment_intent_id) is (outcome.amount_cents > 0)
+    return adds_up and in_range and has_payment and outcome.currency == order.currency
+
+
 async def _revive(connection: AsyncConnection, order: Order) -> bool:
     """Reserves the stock of an order that was paid after its end; False when it is gone: then the money goes
     back."""
     reserved = await stock.reserve_again(connection, order)
+    if not reserved and order.paid_cents == 0:
+        # Nothing was paid, and nothing can go back: it has ended.
+        return False
     failure_reason = None if reserved else LATE_PAYMENT
     await settling.start_processing(connection, order, reason="late_payment", failure_reason=failure_reason)
     if not reserved:

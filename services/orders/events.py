@@ -56,6 +56,7 @@ async def apply_checkout_change(
             currency=event.currency,
             payment_intent_id=event.payment_intent_id,
             failure_reason=event.failure_reason,
+            discount_cents=event.discount_cents,
         ),
         terms,
     )

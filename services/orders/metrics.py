@@ -75,7 +75,8 @@ def _observe_amount(row: Row) -> None:
 
 
 _HISTORY = """
-    SELECT h.id, h.from_status, h.to_status, h.reason, o.payment_method, o.total_points, o.total_cents
+    SELECT h.id, h.from_status, h.to_status, h.reason, o.payment_method, o.total_points,
+        coalesce(o.paid_cents, o.total_cents) AS total_cents
     FROM order_history h JOIN orders o ON o.id = h.order_id
     WHERE h.id > %(after)s AND h.id <= %(until)s"""
 

@@ -241,7 +241,9 @@ orders = Table(
         "failure_reason IS NOT NULL OR status NOT IN ('failed', 'cancelled')", name="failure_has_a_reason"
     ),
     CheckConstraint(
-        "status <> 'completed' OR payment_method = 'points' OR stripe_payment_intent_id IS NOT NULL",
+        # What promotion codes paid for in full has none.
+        "status <> 'completed' OR payment_method = 'points'"
+        " OR (stripe_payment_intent_id IS NOT NULL) = (coalesce(paid_cents, total_cents) > 0)",
         name="completed_by_card_has_its_payment",
     ),
     CheckConstraint("currency ~ '^[a-z]{3}$'", name="currency_is_iso_4217"),

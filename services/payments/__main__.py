@@ -155,6 +155,7 @@ async def serve(settings: Settings) -> None:
             watchers=watchers,
             door=door,
             max_open_checkouts=settings.max_open_checkouts,
+            promotion_codes=settings.allow_promotion_codes,
         ),
         payments_pb2_grpc.add_PaymentsServiceServicer_to_server,
         payments_pb2.DESCRIPTOR.services_by_name["PaymentsService"],

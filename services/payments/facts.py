@@ -93,8 +93,9 @@ def _order_changed(checkout: Checkout) -> events_pb2.OrderCheckoutChanged:
         user_id=str(checkout.user_id),
         version=checkout.version,
         state=_ORDER_STATES[checkout.status],
-        amount_cents=checkout.amount_cents,
+        amount_cents=checkout.due_cents,
         currency=checkout.currency,
         payment_intent_id=checkout.payment_intent_id or "",
         failure_reason=checkout.failure_reason or "",
+        discount_cents=checkout.discount_cents,
     )

@@ -92,7 +92,11 @@ class Looker:
             return [IntentFound(intent)]
         async with self._database.worker() as connection:
             checkout = await queries.find_checkout(connection, checkout_id)
-        if checkout is None or checkout.session_id is not None:
+        if checkout is None:
+            return [IntentFound(intent)]
+        # Of a discount only the session tells.
+        may_be_discounted = checkout.promotion_codes and intent.amount_received != checkout.amount_cents
+        if checkout.session_id is not None and not may_be_discounted:
             return [IntentFound(intent)]
         return await self._sessions_of(intent.id) or [IntentFound(intent)]
 

@@ -134,6 +134,9 @@ checkouts = Table(
     Column("tries", Integer, nullable=False, server_default="0"),
     # Whether it is the one page of its user and plan while it is open.
     Column("plan_page", Boolean, nullable=False, server_default=text("false")),
+    # Whether its page takes promotion codes, and what those of a paid one took off the amount.
+    Column("promotion_codes", Boolean, nullable=False, server_default=text("false")),
+    Column("discount_cents", BigInteger, nullable=False, server_default="0"),
     # W3C: the trace of whoever asked for it, which Stripe's news continue.
     Column("traceparent", Text),
     _time("created_at"),
@@ -157,9 +160,16 @@ checkouts = Table(
     CheckConstraint(
         "status NOT IN ('open', 'processing', 'paid') OR session_id IS NOT NULL", name="begun_has_a_session"
     ),
-    # The money of a subscription comes by its invoices.
+    # The money of a subscription comes by its invoices; what is free has none.
     CheckConstraint(
-        "(status = 'paid' AND plan_id IS NULL) = (payment_intent_id IS NOT NULL)", name="paid_has_a_payment"
+        "(status = 'paid' AND plan_id IS NULL AND discount_cents < amount_cents)"
+        " = (payment_intent_id IS NOT NULL)",
+        name="paid_has_a_payment",
+    ),
+    CheckConstraint(
+        "discount_cents = 0 OR discount_cents BETWEEN 1 AND amount_cents AND promotion_codes"
+        " AND status = 'paid' AND plan_id IS NULL",
+        name="discount_by_promotion_codes",
     ),
     CheckConstraint("(status = 'failed') = (failure_reason IS NOT NULL)", name="failed_has_a_reason"),
     CheckConstraint(

@@ -125,11 +125,19 @@ class Checkout:
     plan_page: bool = False
     # Ended without anybody knowing whether it was paid.
     unknown_since: datetime | None = None
+    # Whether its page takes promotion codes, and what those of a paid one took off.
+    promotion_codes: bool = False
+    discount_cents: int = 0
 
     @property
     def is_in_flight(self) -> bool:
         """Someone is talking to Stripe about it right now."""
         return self.lease_token is not None and self.lease_until > self.read_at
+
+    @property
+    def due_cents(self) -> int:
+        """What the customer pays, or has paid."""
+        return self.amount_cents - self.discount_cents
 
     @property
     def is_settled(self) -> bool:
@@ -216,6 +224,9 @@ class Paid:
     metadata: Metadata
     session_id: str | None = None
     invoice_id: str | None = None
+    # What a session was worth before its discount; an intent does not tell.
+    subtotal_cents: int | None = None
+    discount_cents: int = 0
 
 
 def paid_by(session: Session) -> Paid:
@@ -225,19 +236,33 @@ def paid_by(session: Session) -> Paid:
         currency=session.currency,
         metadata=session.metadata,
         session_id=session.id,
+        subtotal_cents=session.amount_subtotal,
+        discount_cents=session.amount_discount,
     )
+
+
+def discount_of(checkout: Checkout, paid: Paid) -> int:
+    """What promotion codes took off the price, on a page that takes them: only if price, discount and total
+    add up. Any other discount is none of ours, and the amount is wrong."""
+    if not checkout.promotion_codes or paid.amount_cents is None:
+        return 0
+    adds_up = checkout.amount_cents == paid.subtotal_cents == paid.amount_cents + paid.discount_cents
+    return max(0, paid.discount_cents) if adds_up else 0
 
 
 def mismatch(checkout: Checkout, paid: Paid) -> str | None:
     """Why a payment must not be fulfilled as this checkout; None when all of it agrees."""
-    if paid.amount_cents == 0 and not paid.payment_intent_id:
+    discount = discount_of(checkout, paid)
+    is_free = 0 < discount == checkout.amount_cents
+    if paid.amount_cents == 0 and not paid.payment_intent_id and not is_free:
         # A coupon that somebody put on it at Stripe: nothing was due, and nothing failed.
         return "free_session"
-    if paid.amount_cents != checkout.amount_cents:
+    if paid.amount_cents != checkout.amount_cents - discount:
         return "amount_mismatch"
     if (paid.currency or "").lower() != checkout.currency:
         return "currency_mismatch"
-    if not paid.payment_intent_id:
+    # Of what is free there is none.
+    if bool(paid.payment_intent_id) is is_free:
         return "not_a_payment"
     ours = metadata_of(checkout)
     if any(paid.metadata.get(name) != value for name, value in ours.items()):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from services.payments.rules import Contest, Payment, net_points
+from services.payments.rules import Checkout, Contest, Payment, net_points
 from services.payments.stripe_objects import Invoice, InvoicePart
 
 # What a subscription is billed for by itself; anything else was made by hand.
@@ -49,6 +49,20 @@ def sale_of_payment(payment: Payment) -> PointsSale:
         version=payment.version,
         payment_intent_id=payment.payment_intent_id,
         of_subscription=payment.invoice_id is not None,
+    )
+
+
+def free_sale(checkout: Checkout) -> PointsSale:
+    """Points that promotion codes paid for in full: no payment, so that nothing ever goes back."""
+    return PointsSale(
+        source_id=str(checkout.id),
+        user_id=checkout.user_id,
+        points=checkout.points,
+        paid_cents=0,
+        taken_back_cents=0,
+        version=checkout.version,
+        payment_intent_id="",
+        of_subscription=False,
     )
 
 

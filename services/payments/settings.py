@@ -45,6 +45,9 @@ class Settings(ServiceSettings, HttpSettings):
     # the same account. Of the configuration and not of the database, so that a restored copy of the data is
     # another shop when it is told so. Without it the host of SHOP_URL.
     shop_id: str = ""
+    # Whether the pages of points and card orders take promotion codes; of each it is kept, so that a change
+    # concerns new ones.
+    allow_promotion_codes: bool = False
     # How many may follow a checkout at once at this replica, and for how long before they ask again.
     max_watchers: int = 1000
     watch_seconds: float = 300.0

@@ -322,6 +322,7 @@ class Stripe:
             "cancel_url": f"{self._shop_url}/checkout/cancel?checkout_id={checkout.id}",
             "expires_at": int(checkout.expires_at.timestamp()),
         }
+        params |= {"allow_promotion_codes": True} if checkout.promotion_codes else {}
         return params | ({"customer_email": email} if email else {})
 
 

@@ -38,6 +38,9 @@ class Session:
     subscription_id: str | None
     client_reference_id: str | None
     metadata: Metadata
+    # Before discounts, and what they take off.
+    amount_subtotal: int | None = None
+    amount_discount: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +184,21 @@ class Subscription:
 
 def parse_session(fields: Fields) -> Session:
     _check_kind(fields, "checkout.session")
+    details = _mapping(fields, "total_details")
     return Session(
         id=_required(fields, "id"),
         mode=_required(fields, "mode"),
         status=_required(fields, "status"),
         payment_status=_required(fields, "payment_status"),
-        amount_total=None if fields.get("amount_total") is None else _amount(fields, "amount_total"),
+        amount_total=_amount_or_none(fields, "amount_total"),
         currency=_optional(fields, "currency"),
         url=_optional(fields, "url"),
         payment_intent_id=reference(fields, "payment_intent"),
         subscription_id=reference(fields, "subscription"),
         client_reference_id=_optional(fields, "client_reference_id"),
         metadata=_metadata(fields),
+        amount_subtotal=_amount_or_none(fields, "amount_subtotal"),
+        amount_discount=_amount_or_none(details, "amount_discount") or 0,
     )
 
 
@@ -371,6 +377,10 @@ def _amount(fields: Fields, name: str) -> int:
     if value < 0:
         raise Malformed(f"{name} is out of range")
     return value
+
+
+def _amount_or_none(fields: Fields, name: str) -> int | None:
+    return None if fields.get(name) is None else _amount(fields, name)
 
 
 def _signed(fields: Fields, name: str) -> int:

@@ -57,20 +57,22 @@ class HoldsAreForOrders:
 
 
 class CardOrders:
-    """I5: a completed card order has its payment, of its total and its currency, and gave back no more than
-    went back of it."""
+    """I5: a completed card order has its payment, of its total less its discount and of its currency, and
+    gave back no more than went back of it. A free one has a checkout that promotion codes paid for."""
 
     proves = ("I5",)
 
     def __call__(self, databases: Snapshots) -> Iterator[Finding]:
         payments = {row["payment_intent_id"]: row for row in databases.rows("payments", _PAYMENTS)}
+        free = {row["order_id"]: row for row in databases.rows("payments", _FREE)}
         for order in databases.rows("orders", _CARD_ORDERS):
-            paid = payments.get(order["stripe_payment_intent_id"])
+            is_free = order["paid_cents"] == 0
+            paid = free.get(order["id"]) if is_free else payments.get(order["stripe_payment_intent_id"])
             if paid is None:
                 yield _finding("a completed card order has no payment", order, None)
             elif (paid["order_id"], paid["amount_cents"], paid["currency"]) != (
                 order["id"],
-                order["total_cents"],
+                order["paid_cents"],
                 order["currency"],
             ):
                 yield _finding("an order's payment is of another amount or order", order, paid)
@@ -125,12 +127,16 @@ _POINTS_ORDERS = """
             AS at_work
     FROM orders o WHERE o.payment_method = 'points'"""
 _CARD_ORDERS = """
-    SELECT id, status, total_cents, currency, stripe_payment_intent_id, refunded_cents FROM orders
+    SELECT id, status, coalesce(paid_cents, total_cents) AS paid_cents, currency,
+        stripe_payment_intent_id, refunded_cents FROM orders
     WHERE payment_method = 'stripe' AND status IN ('completed', 'refunded')"""
 _PAYMENTS = """
     SELECT p.payment_intent_id, p.amount_cents, p.currency, c.order_id,
         greatest(p.refunded_cents, p.requested_cents) + p.disputed_cents AS back_cents
     FROM payments p JOIN checkouts c ON c.id = p.checkout_id"""
+_FREE = """
+    SELECT order_id, 0 AS amount_cents, currency, 0 AS back_cents FROM checkouts
+    WHERE status = 'paid' AND order_id IS NOT NULL AND discount_cents = amount_cents"""
 
 # Late: orders has heard of it by any measure.
 _PAID_ORDERS = """

@@ -125,7 +125,11 @@ _SALES = """
     UNION ALL
     SELECT grant_source, points, amount_cents, least(amount_cents, refunded_cents + disputed_cents)
     FROM payments p WHERE standing = 'fulfilled' AND points > 0
-        AND NOT EXISTS (SELECT FROM invoices i WHERE i.id = p.invoice_id)"""
+        AND NOT EXISTS (SELECT FROM invoices i WHERE i.id = p.invoice_id)
+    UNION ALL
+    -- Promotion codes paid for it.
+    SELECT id::text, points, 0, 0
+    FROM checkouts WHERE status = 'paid' AND points > 0 AND discount_cents = amount_cents"""
 _PARKED = "SELECT payment_intent_id FROM payments WHERE standing = 'quarantined'"
 
 CHECKS: tuple[Check, ...] = (PaidPoints(),)

@@ -80,6 +80,10 @@ def pay(store: Store, session_id: str, *, now: int) -> list[str]:
     if found.body["mode"] == "subscription":
         return _subscribe(store, found, now)
     email = found.body["customer_email"] or _BUYER
+    if found.body["amount_total"] == 0:
+        session = checkout_session.completed(found.body, intent_id=None, email=email)
+        store.update(session)
+        return [emit(store, "checkout.session.completed", session, now=now, origin=_NOBODY)]
     intent, events = _attempted(store, found, now)
     paid = charges.attempt(store, intent, email=email, paid=True, now=now)
     intent = payment_intent.succeeded(intent, paid)
@@ -93,6 +97,16 @@ def pay(store: Store, session_id: str, *, now: int) -> list[str]:
     ):
         events.append(emit(store, event_type, subject, now=now, origin=_NOBODY))
     return events
+
+
+def enter_code(store: Store, session_id: str, *, percent_off: int, now: int) -> Object:
+    """The customer enters a promotion code, on a page that takes them, before anything else is tried."""
+    found = _open(store, session_id, now)
+    if not found.body["allow_promotion_codes"] or found.body["payment_intent"]:
+        return found.body
+    session = checkout_session.discounted(found.body, percent_off=percent_off)
+    store.update(session)
+    return session
 
 
 def pay_later(store: Store, session_id: str, *, now: int) -> Object:

@@ -33,6 +33,7 @@ def read_session(params: Params, *, now: int) -> tuple[Wanted, list[Line], dict[
         expires_at=_expiry(params, now),
         mode=mode,
         customer=params.text("customer"),
+        allow_promotion_codes=params.boolean("allow_promotion_codes"),
     )
     if wanted.customer and wanted.customer_email:
         message = "You may only specify one of these parameters: customer, customer_email."

@@ -1,6 +1,8 @@
 """The hosted payment page: what is bought, and a few buttons instead of a card."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from html import escape
 from urllib.parse import parse_qs
 
@@ -35,16 +37,18 @@ class PaymentPage:
         return _open(found, alert="", status=200)
 
     async def act(self, request: Request) -> Response:
-        """POST /c/pay/{id}, a form with action=pay|pay_later|decline|abandon"""
+        """POST /c/pay/{id}, a form with action=pay|pay_later|decline|abandon|half_off|free"""
         action = await _action(request)
         found = self._load(request)
         if found is None:
             return _unknown()
-        acts = {
+        acts: dict[str, Callable[[Stored], Response]] = {
             "pay": self._pay,
             "pay_later": self._pay_later,
             "decline": self._decline,
             "abandon": self._abandon,
+            "half_off": partial(self._enter_code, percent_off=50),
+            "free": partial(self._enter_code, percent_off=100),
         }
         if action not in acts:
             return _open(found, alert="The form asks for nothing that this page can do.", status=400)
@@ -69,12 +73,25 @@ class PaymentPage:
     def _pay_later(self, found: Stored) -> Response:
         if found.body["mode"] == "subscription":
             return _open(found, alert="A subscription is paid by card.", status=400)
+        if found.body["amount_total"] == 0:
+            return _open(found, alert="There is nothing to pay.", status=400)
         with self._sandbox.store.transaction():
             checkout.pay_later(self._sandbox.store, found.body["id"], now=int(time.time()))
         self._sandbox.sender.wake()
         return RedirectResponse(_success_url(found.body), status_code=303)
 
+    def _enter_code(self, found: Stored, *, percent_off: int) -> Response:
+        with self._sandbox.store.transaction():
+            session = checkout.enter_code(
+                self._sandbox.store, found.body["id"], percent_off=percent_off, now=int(time.time())
+            )
+        if not session["discounts"]:
+            return _open(found, alert="This page takes no promotion code.", status=400)
+        return RedirectResponse(f"/c/pay/{session['id']}", status_code=303)
+
     def _decline(self, found: Stored) -> Response:
+        if found.body["amount_total"] == 0:
+            return _open(found, alert="There is nothing to pay.", status=400)
         with self._sandbox.store.transaction():
             checkout.decline(self._sandbox.store, found.body["id"], now=int(time.time()))
         self._sandbox.sender.wake()
@@ -111,16 +128,23 @@ def _open(found: Stored, *, alert: str, status: int) -> Response:
     email = session["customer_email"]
     buyer = f'<p class="soft">Receipt to {escape(email)}</p>' if email else ""
     is_once = session["mode"] == "payment"
-    later = _button("pay_later", "Pay by bank debit, which takes its time") if is_once else ""
+    is_free = session["amount_total"] == 0
+    later = _button("pay_later", "Pay by bank debit, which takes its time") if is_once and not is_free else ""
+    codes = _codes() if session["allow_promotion_codes"] else ""
     abandon = _button("abandon", "Back to the shop") if session["cancel_url"] else ""
     body = (
         f'<h1>Pay AI Shop</h1><p class="amount">{total}{_interval(found)}</p>{warning}'
         f"{_lines(found.hidden['line_items'])}{buyer}"
-        f'<form method="post">{_button("pay", f"Pay {total}", main=True)}{later}'
+        f'<form method="post">{_button("pay", f"Pay {total}", main=True)}{later}{codes}'
         f"{_button('decline', 'Pay with a card that is declined')}{abandon}</form>"
         '<p class="soft">Sandbox: no card, no money. This page stands in for Stripe’s.</p>'
     )
     return page("Pay AI Shop", body, status=status)
+
+
+def _codes() -> str:
+    half = _button("half_off", "Promotion code for half of it")
+    return half + _button("free", "Promotion code for all of it")
 
 
 def _interval(found: Stored) -> str:

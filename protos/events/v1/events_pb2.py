@@ -24,35 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/events/v1/events.proto\x12\x10\x61ishop.events.v1\"\x8d\x01\n\x12PointsGrantChanged\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\nnet_points\x18\x04 \x01(\x03\x12\x19\n\x11payment_intent_id\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\"\xef\x01\n\x14OrderCheckoutChanged\x12\x13\n\x0b\x63heckout_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.aishop.events.v1.OrderCheckoutState\x12\x14\n\x0c\x61mount_cents\x18\x06 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x19\n\x11payment_intent_id\x18\x08 \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\t \x01(\t\"\x89\x02\n\x0ePaymentChanged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x14\n\x0c\x61mount_cents\x18\x05 \x01(\x03\x12\x16\n\x0erefunded_cents\x18\x06 \x01(\x03\x12\x16\n\x0e\x64isputed_cents\x18\x07 \x01(\x03\x12/\n\x07\x64ispute\x18\x08 \x01(\x0e\x32\x1e.aishop.events.v1.DisputeState\x12\x10\n\x08\x63urrency\x18\t \x01(\t\x12\x17\n\nlost_cents\x18\n \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_lost_cents\"\xb3\x01\n\rRefundChanged\x12\x11\n\trefund_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x14\n\x0c\x61mount_cents\x18\x04 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12,\n\x05state\x18\x06 \x01(\x0e\x32\x1d.aishop.events.v1.RefundState\x12\x16\n\x0e\x66\x61ilure_reason\x18\x07 \x01(\t\"Q\n\x0bHoldOverdue\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x0e\n\x06points\x18\x04 \x01(\x03\"\x88\x01\n\x0eOrderCompleted\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x16\n\x0epayment_method\x18\x03 \x01(\t\x12\x13\n\x0btotal_cents\x18\x04 \x01(\x03\x12\x14\n\x0ctotal_points\x18\x05 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\"W\n\nOrderEnded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x16\n\x0epayment_method\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x98\x01\n\rOrderRefunded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12\x16\n\x0erefunded_cents\x18\x04 \x01(\x03\x12\x17\n\x0frefunded_points\x18\x05 \x01(\x03\x12\x10\n\x08is_whole\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"5\n\x0eProductChanged\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03*\xc1\x01\n\x12OrderCheckoutState\x12$\n ORDER_CHECKOUT_STATE_UNSPECIFIED\x10\x00\x12#\n\x1fORDER_CHECKOUT_STATE_PROCESSING\x10\x01\x12\x1d\n\x19ORDER_CHECKOUT_STATE_PAID\x10\x02\x12 \n\x1cORDER_CHECKOUT_STATE_EXPIRED\x10\x03\x12\x1f\n\x1bORDER_CHECKOUT_STATE_FAILED\x10\x04*\x8c\x01\n\x0c\x44isputeState\x12\x1d\n\x19\x44ISPUTE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44ISPUTE_STATE_NONE\x10\x01\x12\x16\n\x12\x44ISPUTE_STATE_OPEN\x10\x02\x12\x15\n\x11\x44ISPUTE_STATE_WON\x10\x03\x12\x16\n\x12\x44ISPUTE_STATE_LOST\x10\x04*\x95\x01\n\x0bRefundState\x12\x1c\n\x18REFUND_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14REFUND_STATE_PENDING\x10\x01\x12\x1a\n\x16REFUND_STATE_SUCCEEDED\x10\x02\x12\x17\n\x13REFUND_STATE_FAILED\x10\x03\x12\x19\n\x15REFUND_STATE_CANCELED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/events/v1/events.proto\x12\x10\x61ishop.events.v1\"\x8d\x01\n\x12PointsGrantChanged\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x12\n\nnet_points\x18\x04 \x01(\x03\x12\x19\n\x11payment_intent_id\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\"\x87\x02\n\x14OrderCheckoutChanged\x12\x13\n\x0b\x63heckout_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32$.aishop.events.v1.OrderCheckoutState\x12\x14\n\x0c\x61mount_cents\x18\x06 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x19\n\x11payment_intent_id\x18\x08 \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\t \x01(\t\x12\x16\n\x0e\x64iscount_cents\x18\n \x01(\x03\"\x89\x02\n\x0ePaymentChanged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x14\n\x0c\x61mount_cents\x18\x05 \x01(\x03\x12\x16\n\x0erefunded_cents\x18\x06 \x01(\x03\x12\x16\n\x0e\x64isputed_cents\x18\x07 \x01(\x03\x12/\n\x07\x64ispute\x18\x08 \x01(\x0e\x32\x1e.aishop.events.v1.DisputeState\x12\x10\n\x08\x63urrency\x18\t \x01(\t\x12\x17\n\nlost_cents\x18\n \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_lost_cents\"\xb3\x01\n\rRefundChanged\x12\x11\n\trefund_id\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x14\n\x0c\x61mount_cents\x18\x04 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12,\n\x05state\x18\x06 \x01(\x0e\x32\x1d.aishop.events.v1.RefundState\x12\x16\n\x0e\x66\x61ilure_reason\x18\x07 \x01(\t\"Q\n\x0bHoldOverdue\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x0e\n\x06points\x18\x04 \x01(\x03\"\x88\x01\n\x0eOrderCompleted\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x16\n\x0epayment_method\x18\x03 \x01(\t\x12\x13\n\x0btotal_cents\x18\x04 \x01(\x03\x12\x14\n\x0ctotal_points\x18\x05 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\"W\n\nOrderEnded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x16\n\x0epayment_method\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x98\x01\n\rOrderRefunded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12\x16\n\x0erefunded_cents\x18\x04 \x01(\x03\x12\x17\n\x0frefunded_points\x18\x05 \x01(\x03\x12\x10\n\x08is_whole\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"5\n\x0eProductChanged\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03*\xc1\x01\n\x12OrderCheckoutState\x12$\n ORDER_CHECKOUT_STATE_UNSPECIFIED\x10\x00\x12#\n\x1fORDER_CHECKOUT_STATE_PROCESSING\x10\x01\x12\x1d\n\x19ORDER_CHECKOUT_STATE_PAID\x10\x02\x12 \n\x1cORDER_CHECKOUT_STATE_EXPIRED\x10\x03\x12\x1f\n\x1bORDER_CHECKOUT_STATE_FAILED\x10\x04*\x8c\x01\n\x0c\x44isputeState\x12\x1d\n\x19\x44ISPUTE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44ISPUTE_STATE_NONE\x10\x01\x12\x16\n\x12\x44ISPUTE_STATE_OPEN\x10\x02\x12\x15\n\x11\x44ISPUTE_STATE_WON\x10\x03\x12\x16\n\x12\x44ISPUTE_STATE_LOST\x10\x04*\x95\x01\n\x0bRefundState\x12\x1c\n\x18REFUND_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14REFUND_STATE_PENDING\x10\x01\x12\x1a\n\x16REFUND_STATE_SUCCEEDED\x10\x02\x12\x17\n\x13REFUND_STATE_FAILED\x10\x03\x12\x19\n\x15REFUND_STATE_CANCELED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.events.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ORDERCHECKOUTSTATE']._serialized_start=1409
-  _globals['_ORDERCHECKOUTSTATE']._serialized_end=1602
-  _globals['_DISPUTESTATE']._serialized_start=1605
-  _globals['_DISPUTESTATE']._serialized_end=1745
-  _globals['_REFUNDSTATE']._serialized_start=1748
-  _globals['_REFUNDSTATE']._serialized_end=1897
+  _globals['_ORDERCHECKOUTSTATE']._serialized_start=1433
+  _globals['_ORDERCHECKOUTSTATE']._serialized_end=1626
+  _globals['_DISPUTESTATE']._serialized_start=1629
+  _globals['_DISPUTESTATE']._serialized_end=1769
+  _globals['_REFUNDSTATE']._serialized_start=1772
+  _globals['_REFUNDSTATE']._serialized_end=1921
   _globals['_POINTSGRANTCHANGED']._serialized_start=52
   _globals['_POINTSGRANTCHANGED']._serialized_end=193
   _globals['_ORDERCHECKOUTCHANGED']._serialized_start=196
-  _globals['_ORDERCHECKOUTCHANGED']._serialized_end=435
-  _globals['_PAYMENTCHANGED']._serialized_start=438
-  _globals['_PAYMENTCHANGED']._serialized_end=703
-  _globals['_REFUNDCHANGED']._serialized_start=706
-  _globals['_REFUNDCHANGED']._serialized_end=885
-  _globals['_HOLDOVERDUE']._serialized_start=887
-  _globals['_HOLDOVERDUE']._serialized_end=968
-  _globals['_ORDERCOMPLETED']._serialized_start=971
-  _globals['_ORDERCOMPLETED']._serialized_end=1107
-  _globals['_ORDERENDED']._serialized_start=1109
-  _globals['_ORDERENDED']._serialized_end=1196
-  _globals['_ORDERREFUNDED']._serialized_start=1199
-  _globals['_ORDERREFUNDED']._serialized_end=1351
-  _globals['_PRODUCTCHANGED']._serialized_start=1353
-  _globals['_PRODUCTCHANGED']._serialized_end=1406
+  _globals['_ORDERCHECKOUTCHANGED']._serialized_end=459
+  _globals['_PAYMENTCHANGED']._serialized_start=462
+  _globals['_PAYMENTCHANGED']._serialized_end=727
+  _globals['_REFUNDCHANGED']._serialized_start=730
+  _globals['_REFUNDCHANGED']._serialized_end=909
+  _globals['_HOLDOVERDUE']._serialized_start=911
+  _globals['_HOLDOVERDUE']._serialized_end=992
+  _globals['_ORDERCOMPLETED']._serialized_start=995
+  _globals['_ORDERCOMPLETED']._serialized_end=1131
+  _globals['_ORDERENDED']._serialized_start=1133
+  _globals['_ORDERENDED']._serialized_end=1220
+  _globals['_ORDERREFUNDED']._serialized_start=1223
+  _globals['_ORDERREFUNDED']._serialized_end=1375
+  _globals['_PRODUCTCHANGED']._serialized_start=1377
+  _globals['_PRODUCTCHANGED']._serialized_end=1430
 # @@protoc_insertion_point(module_scope)

@@ -149,19 +149,22 @@ class OrderCheckoutChanged(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     PAYMENT_INTENT_ID_FIELD_NUMBER: _builtins.int
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    DISCOUNT_CENTS_FIELD_NUMBER: _builtins.int
     checkout_id: _builtins.str
     order_id: _builtins.str
     user_id: _builtins.str
     version: _builtins.int
     state: Global___OrderCheckoutState.ValueType
     amount_cents: _builtins.int
-    """What the customer paid; orders compares it with the order's total."""
+    """What the customer paid; orders compares it, with discount_cents, with the order's total."""
     currency: _builtins.str
     payment_intent_id: _builtins.str
     failure_reason: _builtins.str
     """Why it is FAILED: payment_failed, or what was wrong with what Stripe says was paid (free_session: nothing was
     due). Empty otherwise, and from releases that did not tell it.
     """
+    discount_cents: _builtins.int
+    """What promotion codes took off. A release that does not know it finds another amount than the total, and parks."""
     def __init__(
         self,
         *,
@@ -174,10 +177,11 @@ class OrderCheckoutChanged(_message.Message):
         currency: _builtins.str = ...,
         payment_intent_id: _builtins.str = ...,
         failure_reason: _builtins.str = ...,
+        discount_cents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "checkout_id", b"checkout_id", "currency", b"currency", "failure_reason", b"failure_reason", "order_id", b"order_id", "payment_intent_id", b"payment_intent_id", "state", b"state", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "checkout_id", b"checkout_id", "currency", b"currency", "discount_cents", b"discount_cents", "failure_reason", b"failure_reason", "order_id", b"order_id", "payment_intent_id", b"payment_intent_id", "state", b"state", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -291,6 +291,7 @@ class Checkout(_message.Message):
     PLAN_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    DISCOUNT_CENTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     status: Global___CheckoutStatus.ValueType
     order_id: _builtins.str
@@ -299,6 +300,7 @@ class Checkout(_message.Message):
     """Empty for an order."""
     points: _builtins.int
     amount_cents: _builtins.int
+    """What the customer pays, or has paid."""
     currency: _builtins.str
     session_id: _builtins.str
     """Stripe's Checkout Session; empty while CREATING."""
@@ -311,6 +313,8 @@ class Checkout(_message.Message):
     """Rises with every change."""
     failure_reason: _builtins.str
     """Why it is FAILED: Stripe's code, payment_failed, or what was wrong with what was paid."""
+    discount_cents: _builtins.int
+    """What promotion codes took off a PAID one: with amount_cents the price."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -333,10 +337,11 @@ class Checkout(_message.Message):
         plan_id: _builtins.str = ...,
         version: _builtins.int = ...,
         failure_reason: _builtins.str = ...,
+        discount_cents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "created_at", b"created_at", "currency", b"currency", "expires_at", b"expires_at", "failure_reason", b"failure_reason", "id", b"id", "order_id", b"order_id", "package_id", b"package_id", "payment_intent_id", b"payment_intent_id", "plan_id", b"plan_id", "points", b"points", "session_id", b"session_id", "status", b"status", "url", b"url", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_cents", b"amount_cents", "created_at", b"created_at", "currency", b"currency", "discount_cents", b"discount_cents", "expires_at", b"expires_at", "failure_reason", b"failure_reason", "id", b"id", "order_id", b"order_id", "package_id", b"package_id", "payment_intent_id", b"payment_intent_id", "plan_id", b"plan_id", "points", b"points", "session_id", b"session_id", "status", b"status", "url", b"url", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

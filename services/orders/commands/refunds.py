@@ -66,8 +66,17 @@ def _refundable_lines(order: Order, pieces: Mapping[UUID, int]) -> Sequence[Refu
     if order.status not in (Status.COMPLETED, Status.REFUNDED) and not is_late:
         raise errors.not_refundable(order.id, order.status)
     money = order.money
+    if money.paid == 0:
+        # Promotion codes paid for it.
+        raise errors.not_refundable(order.id, order.status)
     try:
-        return take_back(order.lines, order.payment_method, refundable=money.refundable, wanted=pieces)
+        return take_back(
+            order.lines,
+            order.payment_method,
+            paid=money.paid,
+            refundable=money.refundable,
+            wanted=pieces,
+        )
     except Rejected as error:
         if _fits_without_dispute(order, money, pieces):
             raise errors.order_disputed(order.id) from error
@@ -79,7 +88,8 @@ def _fits_without_dispute(order: Order, money: Money, pieces: Mapping[UUID, int]
     if not money.disputed:
         return False
     with suppress(Rejected):
-        return bool(take_back(order.lines, order.payment_method, refundable=money.left, wanted=pieces))
+        method = order.payment_method
+        return bool(take_back(order.lines, method, paid=money.paid, refundable=money.left, wanted=pieces))
     return False
 
 
@@ -88,7 +98,10 @@ async def refund_late_payment(connection: AsyncConnection, order: Order) -> Refu
     wanted = Wanted(
         refund_id=uuid7(), pieces={}, return_stock=False, actor=_SAGA, reason=LATE_PAYMENT, request_hash=b""
     )
-    lines = take_back(order.lines, order.payment_method, refundable=order.money.refundable, wanted={})
+    money = order.money
+    lines = take_back(
+        order.lines, order.payment_method, paid=money.paid, refundable=money.refundable, wanted={}
+    )
     log.warning("order.late_payment_refunded", order_id=str(order.id), refund_id=str(wanted.refund_id))
     return await _write(connection, order, wanted, lines)
 

@@ -96,7 +96,7 @@ _CONFIRM_POINTS_ORDER = f"""
 _FULFIL = f"""
     WITH {fulfilment.LINES},
     done AS (
-        UPDATE orders SET fulfilled_at = {fulfilment.FULFILLED_AT}, paid_cents = total_cents
+        UPDATE orders SET fulfilled_at = {fulfilment.FULFILLED_AT}
         WHERE id = %(order_id)s
         RETURNING id, user_id, dispute),
     {fulfilment.IN_PIVOT}
@@ -220,6 +220,12 @@ async def keep_payment(
             updated_at=func.now(),
         )
     )
+
+
+async def save_paid(connection: AsyncConnection, order: Order, *, paid_cents: int) -> Order:
+    """What the customer paid for a card order: its total, less what promotion codes took off."""
+    await connection.execute(update(orders).where(orders.c.id == order.id).values(paid_cents=paid_cents))
+    return replace(order, paid_cents=paid_cents)
 
 
 async def end_order(

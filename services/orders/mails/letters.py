@@ -25,14 +25,28 @@ def _receipt(mail: Mail, shop_url: str, grant_days: int) -> Letter:
         subject=f"Your AI Shop order {_number(mail)}",
         title="Thank you for your order",
         paragraphs=(
-            "We have received your payment for what is listed here.",
+            _what_was_paid(mail),
             *((_yours_alone(grant_days),) if pictures else ()),
             *(("We write again when your parcel is on its way.",) if len(pictures) < len(mail.types) else ()),
         ),
-        rows=(*_lines(mail), ("Total", _amount(mail, mail.total_cents, mail.total_points))),
+        rows=(*_lines(mail), *_total(mail)),
         link=_to_downloads(mail, shop_url) if pictures else ("See your order", _order_url(mail, shop_url)),
         foot=_foot(mail),
     )
+
+
+def _what_was_paid(mail: Mail) -> str:
+    if 0 < mail.discount_cents == mail.total_cents:
+        return "Your promotion code has paid for what is listed here."
+    return "We have received your payment for what is listed here."
+
+
+def _total(mail: Mail) -> tuple[tuple[str, str], ...]:
+    total = ("Total", _amount(mail, mail.total_cents, mail.total_points))
+    if not mail.discount_cents:
+        return (total,)
+    discount = ("Discount", _amount(mail, mail.discount_cents, 0))
+    return (total, discount, ("Paid", _amount(mail, mail.total_cents - mail.discount_cents, 0)))
 
 
 def _downloads(mail: Mail, shop_url: str, grant_days: int) -> Letter:

@@ -48,6 +48,7 @@ _CLAIM = """
         FROM due WHERE m.order_id = due.order_id AND m.kind = due.kind
         RETURNING m.order_id, m.kind, m.attempts, m.created_at)
     SELECT c.order_id, c.kind, c.attempts, c.created_at, o.email, o.currency, o.total_cents, o.total_points,
+        o.total_cents - coalesce(o.paid_cents, o.total_cents) AS discount_cents,
         l.titles, l.quantities, l.types, o.tracking_info,
         coalesce(r.amount_cents, 0) AS refunded_cents, coalesce(r.amount_points, 0) AS refunded_points,
         l.refunded_quantities, coalesce(r.actor = 'saga', false) AS came_too_late
@@ -110,6 +111,8 @@ class Mail:
     refunded_quantities: Sequence[int] = ()
     # Nobody asked for that refund: the payment came when the order had ended.
     came_too_late: bool = False
+    # What promotion codes took off the total.
+    discount_cents: int = 0
 
     @property
     def key(self) -> Key:

@@ -31,7 +31,9 @@ class Counted:
 # Carts have one row for each customer and no id of their own: all of them are looked at.
 _COUNT = statement("""
     WITH placed AS MATERIALIZED (
-        SELECT id, user_id, status, payment_method, failure_reason, total_cents, total_points,
+        SELECT id, user_id, status, payment_method, failure_reason, total_points,
+            -- What was paid, where promotion codes took something off.
+            coalesce(paid_cents, total_cents) AS total_cents, total_cents AS price_cents,
             status IN ('completed', 'refunded') AS is_paid
         FROM orders
         WHERE id >= :first_id AND id < :end_id AND created_at >= :since AND created_at < :until),
@@ -73,7 +75,8 @@ _COUNT = statement("""
         FROM paid GROUP BY payment_method),
     sold AS (
         SELECT i.product_id, sum(i.quantity - i.refunded_quantity) AS pieces,
-            coalesce(sum(i.price_cents * i.quantity - i.refunded_cents)
+            coalesce(sum(greatest(0, i.price_cents * i.quantity * paid.total_cents
+                    / nullif(paid.price_cents, 0) - i.refunded_cents))
                 FILTER (WHERE payment_method = 'stripe'), 0) AS cents,
             coalesce(sum(i.price_points * i.quantity - i.refunded_points)
                 FILTER (WHERE payment_method = 'points'), 0) AS points

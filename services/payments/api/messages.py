@@ -46,7 +46,7 @@ def checkout_message(checkout: Checkout) -> pb.Checkout:
         order_id=str(checkout.order_id or ""),
         package_id=checkout.package_id or "",
         points=checkout.points,
-        amount_cents=checkout.amount_cents,
+        amount_cents=checkout.due_cents,
         currency=checkout.currency,
         session_id=checkout.session_id or "",
         url=(checkout.url or "") if checkout.status is Status.OPEN else "",
@@ -56,6 +56,7 @@ def checkout_message(checkout: Checkout) -> pb.Checkout:
         plan_id=checkout.plan_id or "",
         version=checkout.version,
         failure_reason=checkout.failure_reason or "",
+        discount_cents=checkout.discount_cents,
     )
 
 

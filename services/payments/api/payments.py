@@ -75,10 +75,12 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
         watchers: Watchers,
         door: Door,
         max_open_checkouts: int,
+        promotion_codes: bool = False,
     ) -> None:
         """`max_open_checkouts` of one customer are open at Stripe, of whatever kind."""
         self._max_open_checkouts = max_open_checkouts
         self._door = door
+        self._promotion_codes = promotion_codes
         self._refunder = refunder
         self._watchers = watchers
         self._database = database
@@ -197,6 +199,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             checkout_id=checkout_id,
             sale=sale,
             sealed_request=seal_request(self._keyring, checkout_id, lines=[sale.line], email=email),
+            promotion_codes=self._promotion_codes,
         )
 
     async def CreateOrderCheckout(
@@ -235,6 +238,7 @@ class PaymentsServicer(payments_pb2_grpc.PaymentsServiceServicer):
             sealed_request=seal_request(
                 self._keyring, checkout_id, lines=lines, email=mailbox_of(request.email)
             ),
+            promotion_codes=self._promotion_codes,
         )
         if checkout is not None:
             return _Begun(checkout, is_new=True)

@@ -89,6 +89,7 @@ async def begin_sale(
     checkout_id: UUID,
     sale: Sale,
     sealed_request: bytes,
+    promotion_codes: bool = False,
 ) -> Checkout | None:
     """Writes a checkout, leased to the caller, before Stripe is called; None when a twin of the
     request was first. Raises PageExists when the user has just opened a page for the same plan."""
@@ -97,6 +98,8 @@ async def begin_sale(
     begun = await _insert(
         connection,
         plan_page=sale.plan_id is not None,
+        # An invoice with a discount would be parked (sales.py).
+        promotion_codes=promotion_codes and sale.plan_id is None,
         id=checkout_id,
         user_id=request.user_id,
         package_id=sale.package_id,
@@ -120,6 +123,7 @@ async def begin_order_checkout(
     amount_cents: int,
     currency: str,
     sealed_request: bytes,
+    promotion_codes: bool = False,
 ) -> Checkout | None:
     """Writes the checkout of an order, leased to the caller; None when the order has one."""
     return await _insert(
@@ -130,6 +134,7 @@ async def begin_order_checkout(
         amount_cents=amount_cents,
         currency=currency,
         request=sealed_request,
+        promotion_codes=promotion_codes,
     )
 
 

@@ -13,7 +13,7 @@ from services.payments import facts, findings, queries, rules
 from services.payments.commands import invoices, money_back, subscriptions
 from services.payments.commands.checkouts import change_state
 from services.payments.commands.parking import park
-from services.payments.commands.payments import Terms, fulfil
+from services.payments.commands.payments import Terms, fulfil, tell_sale
 from services.payments.findings import (
     NOT_OURS,
     OLD_NEWS,
@@ -31,6 +31,7 @@ from services.payments.findings import (
     SubscriptionFound,
 )
 from services.payments.rules import Checkout, Paid, Status
+from services.payments.sales import free_sale
 from services.payments.stripe_objects import Intent, Session
 
 log = logs.get(__name__)
@@ -112,9 +113,10 @@ async def _settle_paid(connection: AsyncConnection, checkout: Checkout, paid: Pa
     reason = rules.mismatch(checkout, paid)
     if reason is not None:
         return await _park(connection, checkout, paid, reason)
-    assert paid.payment_intent_id, "what has none does not match"
     if not rules.moves(checkout.status, Status.PAID):
         return OLD_NEWS
+    if paid.payment_intent_id is None:
+        return await _give_free(connection, checkout, paid)
     known = await queries.lock_payment(connection, paid.payment_intent_id)
     if known is not None:
         # Parked before, for another reason: only an operator lets it out.
@@ -125,8 +127,7 @@ async def _settle_paid(connection: AsyncConnection, checkout: Checkout, paid: Pa
 async def credit(connection: AsyncConnection, checkout: Checkout, paid: Paid) -> Outcome:
     """The checkout is paid, by this payment."""
     assert paid.payment_intent_id, "only a payment intent pays"
-    values = {"status": Status.PAID, "payment_intent_id": paid.payment_intent_id, "failure_reason": None}
-    moved = await _move(connection, checkout, values | {"session_id": paid.session_id or checkout.session_id})
+    moved = await _move(connection, checkout, _paid_values(checkout, paid))
     terms = Terms(
         user_id=checkout.user_id,
         points=checkout.points,
@@ -137,6 +138,25 @@ async def credit(connection: AsyncConnection, checkout: Checkout, paid: Paid) ->
         order_id=checkout.order_id,
     )
     return findings.together([moved, await fulfil(connection, paid, terms)])
+
+
+async def _give_free(connection: AsyncConnection, checkout: Checkout, paid: Paid) -> Outcome:
+    """Promotion codes took all of the price: a sale without a payment."""
+    changed, moved = await _change(connection, checkout, _paid_values(checkout, paid))
+    if not changed.points:
+        return moved
+    granted = Outcome(Settlement.APPLIED, await tell_sale(connection, free_sale(changed)))
+    return findings.together([moved, granted])
+
+
+def _paid_values(checkout: Checkout, paid: Paid) -> dict[str, Any]:
+    return {
+        "status": Status.PAID,
+        "payment_intent_id": paid.payment_intent_id,
+        "discount_cents": rules.discount_of(checkout, paid),
+        "session_id": paid.session_id or checkout.session_id,
+        "failure_reason": None,
+    }
 
 
 async def _park(connection: AsyncConnection, checkout: Checkout, paid: Paid, reason: str) -> Outcome:
@@ -151,8 +171,14 @@ async def _park(connection: AsyncConnection, checkout: Checkout, paid: Paid, rea
 
 
 async def _move(connection: AsyncConnection, checkout: Checkout, values: dict[str, Any]) -> Outcome:
+    return (await _change(connection, checkout, values))[1]
+
+
+async def _change(
+    connection: AsyncConnection, checkout: Checkout, values: dict[str, Any]
+) -> tuple[Checkout, Outcome]:
     changed = await change_state(connection, checkout, values)
     await facts.emit_checkout(connection, changed)
     log.info("checkout.changed", checkout_id=str(changed.id), status=changed.status, version=changed.version)
     effect = Effect("checkout", str(changed.id), f"{checkout.status} -> {changed.status}")
-    return Outcome(Settlement.APPLIED, (effect,))
+    return changed, Outcome(Settlement.APPLIED, (effect,))

@@ -145,3 +145,27 @@ def _set_expiry(sandbox: Sandbox, session_id: str, expires_at: int) -> None:
             (expires_at, session_id),
         )
     db.close()
+
+
+async def test_a_page_that_takes_codes_is_paid_with_less_or_with_nothing(sandbox: Sandbox) -> None:
+    session = await sandbox.open(allow_promotion_codes=True)
+    for action, discount in (("half_off", 2399), ("free", 4798)):
+        assert (await sandbox.press(session.id, action)).status_code == 303
+        now = await sandbox.retrieve(session.id)
+        assert (now.amount_subtotal, now.amount_total) == (4798, 4798 - discount)
+        assert now.total_details is not None
+        assert now.total_details.amount_discount == discount
+    assert (await sandbox.press(session.id, "pay")).status_code == 303
+    paid = await sandbox.retrieve(session.id)
+    assert (paid.status, paid.payment_status, paid.payment_intent) == (
+        "complete",
+        "no_payment_required",
+        None,
+    )
+
+
+async def test_a_page_that_takes_no_codes_says_so(sandbox: Sandbox) -> None:
+    session = await sandbox.open()
+    assert "half_off" not in (await sandbox.http.get(f"/c/pay/{session.id}")).text
+    assert (await sandbox.press(session.id, "half_off")).status_code == 400
+    assert (await sandbox.retrieve(session.id)).amount_total == 4798

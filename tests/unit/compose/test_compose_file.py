@@ -51,7 +51,10 @@ IMAGES = {
 }
 LONG_RUNNING = {"wallet", "orders", "payments", "gateway", "stripe", "mailbox"}
 # Written down empty, for whoever needs them.
-OPTIONAL = {"AUTH_ISSUER", "AUTH_JWKS_URL", "CORS_ORIGINS", "OTEL_EXPORTER_OTLP_ENDPOINT", "TRUSTED_PROXIES"}
+OPTIONAL = {
+    *("ALLOW_PROMOTION_CODES", "AUTH_ISSUER", "AUTH_JWKS_URL", "CORS_ORIGINS"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "TRUSTED_PROXIES"),
+}
 VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<word>[^}]*))?\}")
 # What a customer or Stripe connects to, all on 127.0.0.1, by service.
 PUBLISHED = {"gateway": "gateway", "payments": "webhooks", "stripe": "stripe", "mailbox": "mailbox"}

@@ -140,3 +140,16 @@ def test_an_address_that_is_not_one_mailbox_gets_nothing(address: str) -> None:
 
 def test_an_address_beyond_ascii_stays_as_it_is() -> None:
     assert sent(mail_of("receipt"), to="ädä@exämple.com")["To"] == "ädä@exämple.com"
+
+
+@pytest.mark.parametrize(
+    ("discount", "lines", "says"),
+    [
+        (205, ["Total  12.05 USD", "Discount  2.05 USD", "Paid  10.00 USD"], "received your payment"),
+        (1_205, ["Discount  12.05 USD", "Paid  0.00 USD"], "promotion code has paid"),
+    ],
+)
+def test_a_receipt_says_what_a_promotion_code_took_off(discount: int, lines: list[str], says: str) -> None:
+    text = body(sent(mail_of("receipt", discount_cents=discount)), "plain")
+    assert says in text
+    assert [line for line in lines if line not in text] == []

@@ -311,3 +311,33 @@ def test_a_dispute_in_another_currency_that_is_partly_won_takes_the_rest_of_its_
     ended = replace(dispute("lost", 2900), currency="jpy", movements=moved)
     share = rules.share_of(ended, amount_cents=3999, currency="usd", settled=Movement(3700, "eur"))
     assert (share.held_cents, share.lost_cents) == (1000, 1000)
+
+
+HALF = replace(PAID, amount_total=1999, amount_subtotal=3999, amount_discount=2000)
+FREE = replace(PAID, amount_total=0, amount_subtotal=3999, amount_discount=3999, payment_intent_id=None)
+
+
+@pytest.mark.parametrize(
+    ("session", "promotion_codes", "reason"),
+    [
+        (HALF, True, None),
+        (HALF, False, "amount_mismatch"),
+        (FREE, True, None),
+        (FREE, False, "free_session"),
+        (replace(FREE, payment_intent_id="pi_1"), True, "not_a_payment"),
+        (replace(HALF, payment_intent_id=None), True, "not_a_payment"),
+        # A discount that does not add up is none.
+        (replace(HALF, amount_discount=1999), True, "amount_mismatch"),
+        (replace(HALF, amount_subtotal=3998), True, "amount_mismatch"),
+        (replace(HALF, amount_subtotal=None), True, "amount_mismatch"),
+        (replace(PAID, amount_total=4999, amount_subtotal=3999), True, "amount_mismatch"),
+        (replace(PAID, amount_total=4000, amount_subtotal=3999, amount_discount=-1), True, "amount_mismatch"),
+        (replace(FREE, amount_subtotal=2000, amount_discount=2000), True, "free_session"),
+        (replace(FREE, currency="eur"), True, "currency_mismatch"),
+    ],
+)
+def test_a_discount_counts_on_a_page_that_takes_codes_and_adds_up(
+    session: Session, promotion_codes: bool, reason: str | None
+) -> None:
+    checkout = replace(CHECKOUT, promotion_codes=promotion_codes)
+    assert rules.mismatch(checkout, rules.paid_by(session)) == reason

@@ -7,7 +7,6 @@ from deploy.local.stripe_sandbox.ids import new_id
 
 _EMPTY = (
     "after_expiration",
-    "allow_promotion_codes",
     "allowed_payment_method_types",
     "billing_address_collection",
     "branding_settings",
@@ -59,6 +58,7 @@ class Wanted:
     expires_at: int
     mode: str = "payment"
     customer: str | None = None
+    allow_promotion_codes: bool | None = None
 
 
 def build(wanted: Wanted, *, public_url: str, now: int) -> dict[str, Any]:
@@ -70,6 +70,7 @@ def build(wanted: Wanted, *, public_url: str, now: int) -> dict[str, Any]:
         "object": "checkout.session",
         **dict.fromkeys(_EMPTY),
         "adaptive_pricing": {"enabled": False},
+        "allow_promotion_codes": wanted.allow_promotion_codes,
         "amount_subtotal": wanted.amount_total,
         "amount_total": wanted.amount_total,
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
@@ -105,11 +106,21 @@ def build(wanted: Wanted, *, public_url: str, now: int) -> dict[str, Any]:
     }
 
 
-def completed(session: dict[str, Any], *, intent_id: str, email: str) -> dict[str, Any]:
+def discounted(session: dict[str, Any], *, percent_off: int) -> dict[str, Any]:
+    """With one promotion code, in the place of any other."""
+    discount = session["amount_subtotal"] * percent_off // 100
+    return session | {
+        "amount_total": session["amount_subtotal"] - discount,
+        "discounts": [{"coupon": None, "promotion_code": new_id("promo_", 24)}],
+        "total_details": session["total_details"] | {"amount_discount": discount},
+    }
+
+
+def completed(session: dict[str, Any], *, intent_id: str | None, email: str) -> dict[str, Any]:
     return session | {
         "customer_details": _customer(email),
         "payment_intent": intent_id,
-        "payment_status": "paid",
+        "payment_status": "paid" if intent_id else "no_payment_required",
         "status": "complete",
         "url": None,
     }

@@ -9,8 +9,9 @@ revision = "0007a"
 down_revision = "0007"
 
 # What went back, disputes that were lost as a whole, and orders whose refund came back before this was known:
-# they stayed refunded, and stand on the operators' list now. In portions, each committed, so that no customer
-# waits for a row of his; what a release without the columns writes meanwhile has null, and counts by itself.
+# they stayed refunded, and stand on the operators' list now. One that a lost dispute has made refunded was
+# promised nothing, even if the bank decided anew since. In portions, each committed, so that no customer waits
+# for a row of his; what a release without the columns writes meanwhile has null, and counts by itself.
 _BACKFILL = """
     DO $$
     DECLARE
@@ -22,10 +23,12 @@ _BACKFILL = """
             EXIT WHEN cardinality(portion) = 0;
             UPDATE orders
             SET paid_cents = total_cents, lost_cents = CASE dispute WHEN 'lost' THEN total_cents END,
-                promised_cents = CASE WHEN status = 'refunded' AND dispute <> 'lost' THEN total_cents
+                promised_cents = CASE WHEN status = 'refunded' AND dispute <> 'lost'
+                    AND failure_reason IS DISTINCT FROM 'dispute_lost' THEN total_cents
                     ELSE refunded_cents END,
                 owed_cents = CASE WHEN status = 'refunded' AND dispute <> 'lost'
-                    THEN total_cents - refunded_cents ELSE 0 END
+                    AND failure_reason IS DISTINCT FROM 'dispute_lost' THEN total_cents - refunded_cents
+                    ELSE 0 END
             WHERE id = ANY(portion) AND payment_method = 'stripe' AND status IN ('completed', 'refunded')
                 AND paid_cents IS NULL;
             last := portion[cardinality(portion)];

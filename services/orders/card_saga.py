@@ -225,10 +225,15 @@ async def _revive(connection: AsyncConnection, order: Order) -> bool:
         # Nothing was paid, and nothing can go back: it has ended.
         return False
     failure_reason = None if reserved else LATE_PAYMENT
-    await settling.start_processing(connection, order, reason="late_payment", failure_reason=failure_reason)
-    if not reserved:
+    now = await settling.start_processing(
+        connection, order, reason="late_payment", failure_reason=failure_reason
+    )
+    if not reserved and order.money.refundable:
         await refund_saga.begin(connection, order_id=order.id, user_id=order.user_id)
         await refunds.refund_late_payment(connection, order)
+    elif not reserved:
+        # The bank holds or took it all, or it went back: what is owed stands on the operators' list.
+        await standing.settle_standing(connection, now)
     return reserved
 
 

@@ -237,3 +237,26 @@ async def test_a_late_payment_whose_refund_comes_back_waits_for_an_operator(shop
     await shop.refund_becomes(again.id, "succeeded")
     await tell_payment(shop, order, 4, refunded=500)
     assert (await shop.becomes(order.id, "refunded"))["owed_cents"] == 0
+
+
+@pytest.mark.parametrize(
+    ("dispute", "lost", "status", "owed"), [("OPEN", 0, "processing", 500), ("LOST", 500, "refunded", 0)]
+)
+async def test_a_late_payment_that_is_disputed_already_is_not_refunded_on_top(
+    shop: Shop, dispute: str, lost: int, status: str, owed: int
+) -> None:
+    picture = await shop.product(stock=1, cents=500)
+    order = await shop.place(uuid4(), {picture: 1}, method=STRIPE)
+    await tell(shop, order, EXPIRED, 2)
+    await shop.becomes(order.id, "failed")
+    faster = await shop.place(uuid4(), {picture: 1}, method=STRIPE)
+    await tell(shop, faster, PAID, 2)
+    await tell_payment(shop, order, 2, dispute=dispute, disputed=500, lost=lost)
+    await tell(shop, order, PAID, 3)
+    row = await shop.becomes(order.id, status)
+    assert (row["failure_reason"], row["owed_cents"]) == ("late_payment_out_of_stock", owed)
+    assert await shop.sql("SELECT id FROM refunds WHERE order_id = %s", order.id) == []
+    # The bank decides for the shop: the customer is due his money.
+    await tell_payment(shop, order, 3, dispute="WON", lost=0)
+    row = await shop.becomes(order.id, "processing")
+    assert row["owed_cents"] == 500

@@ -2,6 +2,7 @@
 headers that every answer carries."""
 
 import asyncio
+import re
 import time
 from http import HTTPStatus
 
@@ -10,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics
-from gateway.problems import STARTED_IN_SCOPE, broke_off
+from gateway.problems import STARTED_IN_SCOPE, broke_off, problem
 from services.chassis import logs, tracing
 from services.chassis.http_protocol import ABORT_IN_SCOPE
 
@@ -20,6 +21,9 @@ TRACE_HEADER = "X-Trace-Id"
 PROBES = frozenset({"/healthz", "/readyz"})
 # A client may call its method what it likes.
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+# No path of ours holds one. Routing takes "/api/checkout\n" for "/api/checkout" (`$` matches before a last
+# line break), and what bounds a request by its path does not.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Gate:
@@ -44,6 +48,11 @@ class Gate:
             attributes=_asked(scope),
             causes=[_traceparent(scope)],
         ) as span:
+            if _CONTROL.search(scope["path"]):
+                # Before anybody counts requests, hence not worth a line either.
+                answer = _Answer(scope, send, is_logged=False)
+                await problem(scope, "route_not_found")(scope, receive, answer.send)
+                return
             await self._answered(scope, receive, _Answer(scope, send))
             _name(span, scope)
 
@@ -64,9 +73,10 @@ class _Answer:
     """The way out: notes that an answer has begun and how long that took, and adds the headers that each one
     carries."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, *, is_logged: bool = True) -> None:
         self._scope = scope
         self._send = send
+        self._is_logged = is_logged
         self._began = time.perf_counter()
 
     async def send(self, message: Message) -> None:
@@ -87,7 +97,7 @@ class _Answer:
         method, route = _method(self._scope), _route(self._scope) or "none"
         seconds = time.perf_counter() - self._began
         metrics.ANSWER_SECONDS.labels(method, route, status).observe(seconds)
-        if _is_worth_a_line(method, status):
+        if self._is_logged and _is_worth_a_line(method, status):
             log.info(
                 "http.answered", method=method, route=route, status=status, milliseconds=round(seconds * 1000)
             )

@@ -136,12 +136,14 @@ class LoadShedding:
             await self._app(scope, receive, send)
             return
         name = lane_of(scope["path"])
-        # A stranger's is never read: the answer is 401, whatever it holds. Only webhooks come from strangers.
         is_stranger = isinstance(scope.get(CALLER_IN_SCOPE), ProblemError)
-        if not has_body(scope) or (is_stranger and name != "webhooks"):
+        if not has_body(scope):
             await self._within_bounds(scope, receive, send, self._lanes[name])
-            return
-        await self._with_body(scope, receive, send, name)
+        elif is_stranger and name != "webhooks":
+            # Never read: the answer is 401, whatever it holds. Only webhooks come from strangers.
+            await self._within_bounds(scope, _refusing, send, self._lanes[name])
+        else:
+            await self._with_body(scope, receive, send, name)
 
     async def _with_body(self, scope: Scope, receive: Receive, send: Send, name: LaneName) -> None:
         bodies = self._webhook_bodies if name == "webhooks" else self._bodies

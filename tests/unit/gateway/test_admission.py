@@ -223,6 +223,27 @@ async def test_a_body_that_never_comes_is_a_408_and_a_strangers_is_not_waited_fo
         assert (await client().post("/api/checkout", content=never())).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/webhooks/stripe%0A",
+        "/api/checkout%0A",
+        "/api/orders/7/events%0A",
+        "/healthz%0A",
+        "/api/%00",
+        "/api/%7F",
+    ],
+)
+async def test_a_control_character_leads_to_no_route(shop: Shop, make_token: TokenMaker, path: str) -> None:
+    """Routing would take the first ones for routes, and what bounds those would not."""
+    async with shop() as client:
+        for http in (client(), client(Authorization=f"Bearer {make_token()}")):
+            for method in ("GET", "POST"):
+                answer = await http.request(method, path, content=b"{}")
+                assert (answer.status_code, answer.json()["code"]) == (404, "route_not_found")
+                assert answer.headers["X-Trace-Id"]
+
+
 async def test_webhooks_of_one_source_leave_others_their_places(shop: Shop) -> None:
     async with shop(rate_limit_webhooks="off", max_running_webhooks=1, max_webhooks_per_source=2) as client:
         http, path = client(), "/api/webhooks/stripe"

@@ -10,14 +10,16 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi import FastAPI, HTTPException
+from starlette import exceptions
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from gateway.admission import CALLER_IN_SCOPE
 from gateway.app import guarded
 from gateway.gate import Gate
 from gateway.load_shedding import Lane, LoadShedding
-from gateway.problems import KEY_IN_SCOPE
+from gateway.problems import KEY_IN_SCOPE, ProblemError
 from gateway.settings import GatewaySettings
 from services.chassis.errors import Unavailable
 from services.chassis.http_protocol import ABORT_IN_SCOPE
@@ -232,6 +234,25 @@ async def test_a_thousand_webhooks_at_once_pass(settings: GatewaySettings) -> No
         http = await stack.enter_async_context(client_of(bounded(prompt, settings)))
         answers = await asyncio.gather(*(http.post("/api/webhooks/stripe") for _ in range(1_000)))
     assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_whatever_reads_a_strangers_body_outside_of_webhooks_hears_that_it_is_too_large(
+    settings: GatewaySettings,
+) -> None:
+    read: list[Message] = []
+
+    async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALLER_IN_SCOPE] = ProblemError("missing_token")
+        await bounded_app(scope, receive, send)
+
+    async def greedy(scope: Scope, receive: Receive, send: Send) -> None:
+        read.append(await receive())
+
+    bounded_app = LoadShedding(greedy, settings)
+    async with client_of(Gate(reading)) as http:
+        with pytest.raises(exceptions.HTTPException) as refused:
+            await http.post("/api/somewhere", content=b"{}")
+    assert (refused.value.status_code, read) == (413, [])
 
 
 async def test_an_answer_is_written_outside_the_place_it_was_made_in(

@@ -184,12 +184,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_parsing(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if len(self.pipeline) >= _MAX_PIPELINED:
             self._stop_parsing(HTTPStatus.TOO_MANY_REQUESTS)
-        self._is_in_head, self._is_in_body = False, True
         self._unread_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+        # Not before: it refuses URLs, and until then `cycle` is the request before, if there was one.
+        self._is_in_head, self._is_in_body = False, True
         cast(dict[str, Any], self.cycle.scope)[ABORT_IN_SCOPE] = self.transport.abort
 
     def _head_bytes(self) -> int:
@@ -211,6 +212,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None and self._is_in_body:
             # The rest of a body that nobody wants any more may come, for a moment.
             self._close_when_idle_for(_LINGER_SECONDS)
+        if self.transport.is_closing() and self._end_timer is None:
+            # "Connection: close": what is left to write is too little for pause_writing to have a word.
+            self._end_timer = self.loop.call_later(self._limits.send_seconds, self.transport.abort)
 
     def _close_when_idle_for(self, seconds: float) -> None:
         self._unset_keepalive_if_required()

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.chassis.http_protocol import ABORT_IN_SCOPE
 from services.chassis.http_server import serving
 from services.chassis.wire_limits import WireLimits
 from tests.support.ports import free_port
@@ -186,6 +187,55 @@ async def test_what_is_not_http_is_a_problem_like_all_others() -> None:
         answer = await wire.answer()
         assert (answer.status, answer.code) == (400, "malformed_request")
         assert await wire.is_closed()
+
+
+BAD_URLS = [b"GET http:// HTTP/1.1\r\nHost: x\r\n\r\n", b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n"]
+
+
+@pytest.mark.parametrize("head", BAD_URLS, ids=["no host", "a tunnel"])
+async def test_a_url_that_is_none_is_a_400(head: bytes) -> None:
+    for before in (b"", request("GET", "/bytes/1")):
+        async with connection() as wire:
+            if before:
+                await wire.send(before)
+                assert (await wire.answer()).body == b"x"
+            await wire.send(head)
+            answer = await wire.answer()
+            assert (answer.status, answer.code) == (400, "malformed_request")
+            assert await wire.is_closed()
+
+
+@pytest.mark.parametrize("head", BAD_URLS, ids=["no host", "a tunnel"])
+async def test_a_bad_url_is_never_told_as_the_answer_of_the_request_before(head: bytes) -> None:
+    async with connection() as wire:
+        await wire.send(request("GET", "/bytes/1") + head)
+        with pytest.raises(asyncio.IncompleteReadError) as cut:
+            await wire.answer()
+        assert cut.value.partial == b""
+
+
+async def test_the_last_bytes_of_a_last_answer_that_nobody_reads_are_dropped() -> None:
+    """Too few for the transport to complain, behind what the kernel keeps."""
+    ended: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
+
+    async def last(scope: Scope, receive: Receive, send: Send) -> None:
+        transport = scope[ABORT_IN_SCOPE].__self__
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        while not transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": b"x" * 16_384, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.put_nowait(transport)
+
+    async with (
+        asyncio.timeout(20),
+        port(last, send_seconds=0.2) as url,
+        connected(url, receive_buffer_bytes=4096) as wire,
+    ):
+        await wire.send(request("GET", "/"))
+        transport = await ended.get()
+        async with asyncio.timeout(5):
+            while transport.get_write_buffer_size():
+                await asyncio.sleep(0.01)
 
 
 async def test_an_address_holds_so_many_connections_and_others_are_not_hindered() -> None:

@@ -1,5 +1,6 @@
 """Reads of payments, and the locking reads by name. Locks are taken in one order: checkout, subscription,
-payment, refund, quarantine."""
+payment, refund, quarantine. They let foreign keys through, since no key ever changes: a row that names a
+locked one is inserted without waiting, and closes no circle."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -111,7 +112,7 @@ async def _find(
     connection: AsyncConnection, condition: ColumnElement[bool], *, lock: bool = False
 ) -> Checkout | None:
     query = select(*CHECKOUT_COLUMNS).where(condition)
-    row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
+    row = (await connection.execute(query.with_for_update(key_share=True) if lock else query)).one_or_none()
     return as_checkout(row) if row else None
 
 
@@ -137,14 +138,15 @@ async def lock_payment(connection: AsyncConnection, payment_intent_id: str) -> P
     if invoice_id is not None:
         locked = await lock_payments_of(connection, invoice_id)
         return next(each for each in locked if each.payment_intent_id == payment_intent_id)
-    row = (await connection.execute(select(*PAYMENT_COLUMNS).where(is_it).with_for_update())).one_or_none()
+    query = select(*PAYMENT_COLUMNS).where(is_it).with_for_update(key_share=True)
+    row = (await connection.execute(query)).one_or_none()
     return as_payment(row) if row else None
 
 
 async def lock_payments_of(connection: AsyncConnection, invoice_id: str) -> list[Payment]:
     """All payments of an invoice, the first one first, with their rows locked."""
     query = select(*PAYMENT_COLUMNS).where(payments.c.invoice_id == invoice_id).order_by(payments.c.id)
-    return [as_payment(row) for row in await connection.execute(query.with_for_update())]
+    return [as_payment(row) for row in await connection.execute(query.with_for_update(key_share=True))]
 
 
 # Terms stand with the invoice; where the release before wrote it, with its subscription.
@@ -220,7 +222,7 @@ async def lock_subscription(connection: AsyncConnection, stripe_subscription_id:
     query = select(*SUBSCRIPTION_COLUMNS).where(
         subscriptions.c.stripe_subscription_id == stripe_subscription_id
     )
-    row = (await connection.execute(query.with_for_update())).one_or_none()
+    row = (await connection.execute(query.with_for_update(key_share=True))).one_or_none()
     return Subscription(**row._mapping) if row else None
 
 

@@ -125,7 +125,9 @@ async def write_status(connection: AsyncConnection, quarantine_id: UUID, due: Du
     if due.status == "parked":
         undecided = dict.fromkeys(("refund_id", "resolved_at", "resolved_by", "resolution_reason"))
         values = undecided | values
-    elif due.status != "refunding":
+    elif due.status == "refunding":
+        values = {"resolved_at": None} | values
+    else:
         values = {"resolved_at": func.now(), "returned_cents": due.returned_cents} | values
     await connection.execute(
         update(quarantine).where(quarantine.c.id == quarantine_id).values(status=due.status, **values)

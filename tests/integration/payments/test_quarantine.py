@@ -10,6 +10,9 @@ import pytest
 
 from protos.events.v1 import events_pb2
 from protos.payments.v1 import payments_pb2 as pb
+from services.chassis.db import Database
+from services.payments import queries
+from services.payments.commands import parking
 from tests.integration.payments.conftest import Payments, refused
 from tests.integration.payments.sandbox import Sandbox, sandbox_of
 
@@ -232,6 +235,33 @@ async def test_what_the_bank_left_of_it_is_decided_in_three_ways(
     await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'parked'", row["id"])
     [listed] = [each for each in await parked_list(payments) if each.id == str(row["id"])]
     assert listed.due_cents == 400
+
+
+async def test_a_closed_row_whose_money_comes_back_during_a_refund_is_open_again(
+    payments: Payments, stripe: Sandbox, database: Database
+) -> None:
+    row = await stray(payments)
+    await stripe.post("refunds", payment_intent=row["payment_intent_id"])
+    await payments.until("SELECT 1 FROM quarantine WHERE id = %s AND status = 'refunded'", row["id"])
+    back = "UPDATE payments SET refunded_cents = 0, requested_cents = 999 WHERE id = %s"
+    await payments.sql(back, row["payment_id"])
+    async with database.worker() as connection:
+        payment = await queries.lock_payment(connection, row["payment_intent_id"])
+        assert payment is not None
+        await parking.follow_amounts(connection, payment)
+    [now] = await payments.sql("SELECT status, resolved_at FROM quarantine WHERE id = %s", row["id"])
+    assert now == {"status": "refunding", "resolved_at": None}
+
+
+async def test_rows_that_name_a_locked_one_do_not_wait_for_it(payments: Payments, database: Database) -> None:
+    """A foreign key's look: waiting for it here closes circles with those who lock in order."""
+    checkout, row = await underpaid(payments)
+    async with database.worker() as connection:
+        assert await queries.lock_checkout(connection, row["checkout_id"])
+        assert await queries.lock_payment(connection, row["payment_intent_id"])
+        for table, key in (("checkouts", checkout.id), ("payments", row["payment_id"])):
+            look = f"SELECT 1 FROM {table} WHERE id = %s FOR KEY SHARE NOWAIT"
+            assert len(await payments.sql(look, key)) == 1
 
 
 async def parked_list(payments: Payments) -> Sequence[pb.QuarantinedPayment]:

@@ -13,7 +13,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import audit_log
-from services.payments.models import stripe_accounts
+from services.payments.models import checkouts, stripe_accounts
+from services.payments.rules import Status
 
 # Any number that nobody else locks (commands/events.py has the others).
 _ACCOUNT_LOCK = 4_730
@@ -73,7 +74,7 @@ async def adopt_account(
 ) -> Account | None:
     """Makes this account the shop's from now on; returns the one that it follows, None when it is the shop's
     already. Objects of the one before stay its own: a 404 for them is no news of theirs but ends what waits
-    for them (closing.py)."""
+    for them (closing.py). Nobody is sent to its pages any more to begin a subscription."""
     await connection.execute(select(func.pg_advisory_xact_lock(_ACCOUNT_LOCK)))
     before = await find_current(connection)
     if before is not None and before.identity == identity:
@@ -84,6 +85,11 @@ async def adopt_account(
         .values(is_current=False, left_at=func.now())
     )
     await _adopt(connection, identity, actor=actor, reason=reason)
+    await connection.execute(
+        update(checkouts)
+        .where(checkouts.c.plan_page, checkouts.c.status.in_((Status.CREATING, Status.OPEN)))
+        .values(plan_page=False)
+    )
     return before
 
 

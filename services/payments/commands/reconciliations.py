@@ -226,9 +226,12 @@ async def unsettled_among(connection: AsyncConnection, event_ids: Sequence[str])
 
 
 def _is_of_our_account(table: Table) -> ColumnElement[bool]:
-    """What another account made, to which our key leads no more, Stripe would only call missing."""
-    current = select(stripe_accounts.c.id).where(stripe_accounts.c.is_current).scalar_subquery()
-    return func.coalesce(table.c.stripe_account, current) == current
+    """What another account made, to which our key leads no more, Stripe would only call missing. What bears
+    none is the first one's (accounts.made_by)."""
+    ids = select(stripe_accounts.c.id)
+    first = ids.order_by(stripe_accounts.c.id).limit(1).scalar_subquery()
+    current = ids.where(stripe_accounts.c.is_current).scalar_subquery()
+    return func.coalesce(table.c.stripe_account, first) == current
 
 
 async def unfinished_sessions(connection: AsyncConnection) -> dict[str, datetime]:

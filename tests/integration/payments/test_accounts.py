@@ -59,6 +59,13 @@ async def refuses(process: PaymentsProcess, stripe: StripeDouble, **more: str) -
     return log.read_bytes()[before:].decode()
 
 
+async def begin_subscription(payments: Payments) -> pb.Checkout:
+    request = pb.CreateSubscriptionCheckoutRequest(
+        user_id=str(payments.user_id), idempotency_key=str(uuid4()), plan_id="monthly"
+    )
+    return (await payments.stub.CreateSubscriptionCheckout(request)).checkout
+
+
 @pytest.fixture(scope="module")
 async def made(moving: PaymentsProcess, stripe: StripeDouble) -> dict[str, pb.Checkout]:
     """What the first account made: a paid order, two that are open, and points."""
@@ -66,7 +73,8 @@ async def made(moving: PaymentsProcess, stripe: StripeDouble) -> dict[str, pb.Ch
         paid = await payments.order_checkout()
         await payments.deliver(COMPLETED, stripe.complete(paid.session_id))
         opened = {name: await payments.order_checkout() for name in ("cancelled", "overdue")}
-        return {"paid": paid, "points": await payments.points_checkout(), **opened}
+        plan = await begin_subscription(payments)
+        return {"paid": paid, "points": await payments.points_checkout(), "plan": plan, **opened}
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +127,23 @@ async def test_a_card_order_of_the_account_that_was_left_ends_when_its_page_does
     assert fact.state == events_pb2.ORDER_CHECKOUT_STATE_EXPIRED
 
 
+async def test_a_subscription_begins_on_a_page_of_the_account_that_was_adopted(
+    moved: Payments, made: dict[str, pb.Checkout]
+) -> None:
+    """The page of the other one leads nowhere, or to a payment that nobody hears of."""
+    moved.user_id = (await moved.row(made["plan"].id))["user_id"]
+    fresh = await begin_subscription(moved)
+    assert (fresh.id == made["plan"].id, fresh.status) == (False, pb.CHECKOUT_STATUS_OPEN)
+    # And it is the one page from now on.
+    assert (await begin_subscription(moved)).id == fresh.id
+
+
 async def test_nobody_is_asked_about_what_another_account_made(
     moving: PaymentsProcess, moved: Payments, made: dict[str, pb.Checkout]
 ) -> None:
-    """Reconciliation would call each of them missing, for ever."""
-    await moved.sql("UPDATE payments SET dispute = 'open' RETURNING id")
+    """Reconciliation would call each of them missing, for ever; what bears no account is the first one's."""
+    [was] = await moved.sql("SELECT stripe_account FROM payments")
+    await moved.sql("UPDATE payments SET dispute = 'open', stripe_account = NULL")
     fresh = await moved.points_checkout()
     url = SecretStr(moving.environment()["DATABASE_WORKER_URL"])
     database = Database(app_url=url, worker_url=url, pool_size=1, name="test")
@@ -131,7 +151,7 @@ async def test_nobody_is_asked_about_what_another_account_made(
         unfinished = await reconciliations.unfinished_sessions(connection)
         _, disputed = await reconciliations.contested_intents(connection)
     await database.dispose()
-    await moved.sql("UPDATE payments SET dispute = 'none' RETURNING id")
+    await moved.sql("UPDATE payments SET dispute = 'none', stripe_account = %s", was["stripe_account"])
     assert fresh.session_id in unfinished
     assert not {checkout.session_id for checkout in made.values()} & unfinished.keys()
     assert disputed == []
@@ -190,10 +210,7 @@ async def test_a_subscription_of_the_account_that_was_left_bills_on_only_in_live
     moved: Payments, livemode: bool
 ) -> None:
     moved.user_id = uuid4()
-    request = pb.CreateSubscriptionCheckoutRequest(
-        user_id=str(moved.user_id), idempotency_key=str(uuid4()), plan_id="monthly"
-    )
-    checkout = (await moved.stub.CreateSubscriptionCheckout(request)).checkout
+    checkout = await begin_subscription(moved)
     account = f"acct_{uuid4().hex}"
     await moved.sql(
         "INSERT INTO stripe_accounts (account_id, livemode, is_current, left_at, adopted_by)"

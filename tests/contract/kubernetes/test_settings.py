@@ -70,6 +70,12 @@ def test_each_line_of_the_shops_file_is_used(cluster: Cluster) -> None:
     assert data.keys() - {"SHOP_HOST"} == used
 
 
+def test_a_file_of_the_version_before_is_enough(cluster: Cluster) -> None:
+    references = [each["configMapKeyRef"] for each in walk(cluster.manifests) if "configMapKeyRef" in each]
+    newer = {"SHOP_ID", "ALLOW_PROMOTION_CODES"}
+    assert {each["key"] for each in references if each.get("optional")} == newer
+
+
 def test_ports_are_those_that_the_settings_listen_at(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,7 +198,10 @@ PAYMENTS = {name: value for name, value in WALLET.items() if name != "EMAIL_HMAC
 }
 
 
-@pytest.mark.parametrize(("given", "mark"), [({}, "shop.example"), ({"SHOP_ID": "shop-1"}, "shop-1")])
+@pytest.mark.parametrize(
+    ("given", "mark"),
+    [({}, "shop.example"), ({"SHOP_ID": ""}, "shop.example"), ({"SHOP_ID": "shop-1"}, "shop-1")],
+)
 def test_what_a_shop_makes_at_stripe_bears_its_mark(
     payments: None, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], mark: str
 ) -> None:

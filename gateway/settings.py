@@ -62,7 +62,8 @@ class GatewaySettings(GrpcSettings, HttpSettings):
     # Webhooks have a lane of their own: a burst from Stripe never locks customers out.
     # Few relays at once: payments stores about as many.
     max_running_webhooks: int = Field(default=8, ge=1)
-    max_waiting_webhooks: int = Field(default=1_000, ge=0)
+    max_waiting_webhooks: int = Field(default=2_000, ge=0)
+    # Fewer than may wait: no source takes the whole queue.
     max_webhooks_per_source: int = Field(default=1_000, ge=1)
     webhook_body_seconds: float = Field(default=3.0, gt=0)
     # Files take as long as customers' lines: a lane of their own, without a queue.
@@ -109,6 +110,15 @@ class GatewaySettings(GrpcSettings, HttpSettings):
         if self.auth_jwt_secret is None and self.auth_jwks_url is None:
             raise ValueError(
                 "AUTH_JWT_SECRET or AUTH_JWKS_URL must be set: what proves the customers' tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_source_takes_the_whole_queue(self) -> Self:
+        if self.max_webhooks_per_source >= self.max_waiting_webhooks:
+            raise ValueError(
+                "MAX_WEBHOOKS_PER_SOURCE must be smaller than MAX_WAITING_WEBHOOKS:"
+                " one source would keep all others out of the queue"
             )
         return self
 

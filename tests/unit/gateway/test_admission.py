@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -251,6 +252,13 @@ async def test_webhooks_of_one_source_leave_others_their_places(shop: Shop) -> N
             assert (await http.post(path, content=b"{}")).json()["code"] == "too_many_at_once"
             relayed = await client("203.0.113.2").post(path, content=b"{}")
             assert (relayed.status_code, relayed.json()["code"]) == (503, "service_unavailable")
+
+
+async def test_a_source_never_takes_the_whole_queue(settings_with: Callable[..., GatewaySettings]) -> None:
+    settings = settings_with()
+    assert 1_000 <= settings.max_webhooks_per_source < settings.max_waiting_webhooks
+    with pytest.raises(ValidationError, match="MAX_WEBHOOKS_PER_SOURCE must be smaller"):
+        settings_with(max_webhooks_per_source=settings.max_waiting_webhooks)
 
 
 async def test_strangers_share_what_their_address_may_have_under_way(

@@ -14,10 +14,10 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from pydantic import SecretStr
@@ -28,6 +28,7 @@ from services.chassis.setting_values import Pooling as Pooling
 log = logs.get(__name__)
 
 Row = tuple[Any, ...]
+AnyConnection = psycopg.AsyncConnection[Any] | psycopg.Connection[Any]
 
 CONNECT_SECONDS = 3
 # Names have to be looked up too, and a URL may name several servers.
@@ -176,29 +177,45 @@ def _milliseconds(shown: str) -> int:
     return int(number) * units[shown.removeprefix(number) or "ms"]
 
 
-@contextmanager
-def deadline(
-    connection: "psycopg.AsyncConnection[Any] | psycopg.Connection[Any]", seconds: float
-) -> Iterator[None]:
+class Deadline:
+    """Of a block. For a blocking connection, whose caller has no loop, a thread watches the clock."""
+
+    def __init__(self, connection: AnyConnection, seconds: float) -> None:
+        # Then the connection is of no use to anybody, also where it seems sound: its last answer may have
+        # come in the same moment.
+        self.has_hung_up = False
+        self._connection = connection
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | threading.Timer | None = None
+
+    def __enter__(self) -> Self:
+        if isinstance(self._connection, psycopg.AsyncConnection):
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._hang_up)
+        else:
+            self._timer = threading.Timer(self._seconds, self._hang_up)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._timer is not None, "it was entered"
+        self._timer.cancel()
+
+    def _hang_up(self) -> None:
+        self.has_hung_up = True
+        hang_up(self._connection)
+
+
+def deadline(connection: AnyConnection, seconds: float) -> Deadline:
     """Hangs up when the block takes longer; what it waits for then raises psycopg.OperationalError.
 
-    To be put around all that is said on the connection, ROLLBACK included. For a blocking connection, whose
-    caller has no loop, a thread watches the clock.
+    To be put around all that is said on the connection, ROLLBACK included. Whoever gives the connection back
+    to a pool asks `has_hung_up` after the block.
     """
-    timer: asyncio.TimerHandle | threading.Timer
-    if isinstance(connection, psycopg.AsyncConnection):
-        timer = asyncio.get_running_loop().call_later(seconds, hang_up, connection)
-    else:
-        timer = threading.Timer(seconds, hang_up, [connection])
-        timer.daemon = True
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    return Deadline(connection, seconds)
 
 
-def hang_up(connection: "psycopg.AsyncConnection[Any] | psycopg.Connection[Any]") -> None:
+def hang_up(connection: AnyConnection) -> None:
     """Ends both directions here and now. The socket is closed by psycopg, who notices: closed under its
     hands, its number may already be another one's."""
     with suppress(OSError, psycopg.Error):

@@ -93,10 +93,15 @@ class _Login:
         """A transaction of SQLAlchemy Core."""
         async with self.engine.connect() as connection:
             driver = _driver_of(connection)
-            with deadline(driver, self.limits.deadline_seconds):
-                async with connection.begin():
-                    with _cancelled_at_once(driver):
-                        yield connection
+            watch = deadline(driver, self.limits.deadline_seconds)
+            try:
+                with watch:
+                    async with connection.begin():
+                        with _cancelled_at_once(driver):
+                            yield connection
+            finally:
+                if watch.has_hung_up:
+                    await connection.invalidate()
 
     @asynccontextmanager
     async def begin_sql(self, begin: str, deadline_seconds: float | None = None) -> AsyncIterator[FixedSql]:
@@ -118,12 +123,14 @@ class _Login:
         pool = self.engine.pool
         lease = await self.engine.raw_connection()
         connection = cast(FixedSql, lease.driver_connection)
+        watch = deadline(connection, deadline_seconds or self.limits.deadline_seconds)
         try:
-            with deadline(connection, deadline_seconds or self.limits.deadline_seconds):
+            with watch:
                 await connection.set_autocommit(True)
                 yield connection
         finally:
-            if connection.closed or self.engine.pool is not pool or not _is_idle(connection):
+            is_dead = connection.closed or watch.has_hung_up
+            if is_dead or self.engine.pool is not pool or not _is_idle(connection):
                 # A statement that was left in the middle has an answer that nobody else must hear.
                 await greenlet_spawn(lease.invalidate)
             else:

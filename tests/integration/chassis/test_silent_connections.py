@@ -89,6 +89,32 @@ async def test_a_connection_that_went_silent_costs_one_deadline_and_is_replaced(
     assert await use(distant)
 
 
+async def _deadline_passed(before: float) -> None:
+    async with asyncio.timeout(5):
+        while value("aishop_database_deadlines_total") == before:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_is_hung_up_behind_its_last_answer_is_nobody_elses(
+    distant: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = value("aishop_database_deadlines_total")
+    async with distant.worker_statement() as connection:
+        await connection.execute("SELECT 1")
+        await _deadline_passed(before)
+    assert await _statement(distant)
+    commit = psycopg.AsyncConnection.commit
+
+    async def late(connection: psycopg.AsyncConnection[Any]) -> None:
+        await commit(connection)
+        await _deadline_passed(before + 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.AsyncConnection, "commit", late)
+        assert await _core(distant)
+    assert await _core(distant)
+
+
 @pytest.mark.parametrize("use", [_core, _fixed, _statement])
 async def test_whoever_is_cancelled_on_a_silent_connection_ends(
     distant: Database, proxy: TcpProxy, use: Use

@@ -252,7 +252,7 @@ async def test_an_answer_names_the_key_that_is_in_use(
         ("GET", "/api/checkouts/cs_test", "checkout_not_found"),
         ("GET", "/api/products/7", "product_not_found"),
         ("PUT", "/api/cart/items/7", "product_not_found"),
-        ("DELETE", "/api/cart/items/%00", "product_not_found"),
+        ("DELETE", "/api/cart/items/%00", "route_not_found"),
         ("GET", "/api/nothing", "route_not_found"),
         ("GET", "/api/cart/", "route_not_found"),
     ],

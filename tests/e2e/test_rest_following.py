@@ -93,7 +93,7 @@ async def test_who_may_not_follow_hears_a_problem_instead(
     placed = (await customer.buy("stripe", items=[line(product)])).json()
     opened = (await customer.http.post("/api/checkout/points", json={"packageId": "basic"})).json()
     mine = {"orders": placed["orderId"], "checkouts": opened["checkoutId"]}[what]
-    for somebody, id in ((other, mine), (customer, str(uuid4())), (customer, "x" * 36), (customer, "%00")):
+    for somebody, id in ((other, mine), (customer, str(uuid4())), (customer, "x" * 36), (customer, "%FF")):
         answer = await somebody.http.get(f"/api/{what}/{id}/events")
         assert (answer.status_code, answer.json()["code"]) == (404, f"{what[:-1]}_not_found")
     stranger = await other.http.get(f"/api/{what}/{mine}/events", headers={"Authorization": ""})

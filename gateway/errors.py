@@ -269,6 +269,11 @@ KINDS: dict[str, Kind] = {
     "settlement_exceeds_due": Kind(
         409, "More than the customer is due", "`due` is what is left, `amount` was named: name less."
     ),
+    "settlement_mismatch": Kind(
+        409,
+        "The reference was settled with another amount",
+        "`booked` counts already, `amount` was named: another transfer has another reference.",
+    ),
     "payment_disputed": Kind(
         409,
         "The payment is disputed",

@@ -370,7 +370,12 @@ async def refund_quarantined(
     "/api/admin/quarantine/{quarantineId}/settle-outside",
     operation_id="settleQuarantinedOutside",
     responses=operator_problems(
-        *BODY, "quarantine_not_found", "quarantine_resolved", "payment_disputed", "settlement_exceeds_due"
+        *BODY,
+        "quarantine_not_found",
+        "quarantine_resolved",
+        "payment_disputed",
+        "settlement_exceeds_due",
+        "settlement_mismatch",
     ),
 )
 async def settle_quarantined_outside(

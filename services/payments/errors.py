@@ -159,6 +159,12 @@ def settlement_exceeds_due(*, amount: int, due: int) -> Rejected:
     return Rejected("SETTLEMENT_EXCEEDS_DUE", "more than the customer is due", amount=amount, due=due)
 
 
+def settlement_mismatch(*, amount: int, booked: int) -> Conflict:
+    return Conflict(
+        "SETTLEMENT_MISMATCH", "the reference was settled with another amount", amount=amount, booked=booked
+    )
+
+
 def reconciliation_not_found() -> NotFound:
     return NotFound("RECONCILIATION_NOT_FOUND", "there is no such reconciliation")
 

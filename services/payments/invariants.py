@@ -82,6 +82,16 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "I4",
+        "what was settled outside is not the sum of its references",
+        """
+        SELECT q.id AS quarantine, q.settled_outside_cents, q.settlement_reference, s.settled
+        FROM quarantine q CROSS JOIN LATERAL (
+            SELECT coalesce(sum(value::bigint), 0) AS settled FROM jsonb_each_text(q.settlements)) s
+        WHERE s.settled > q.settled_outside_cents
+            OR (q.settlements ? q.settlement_reference AND s.settled <> q.settled_outside_cents)""",
+    ),
+    Invariant(
+        "I4",
         "what was refunded or asked back is not the sum of the refunds",
         """
         SELECT p.payment_intent_id AS payment, p.refunded_cents, coalesce(r.back, 0) AS listed,

@@ -77,7 +77,7 @@ _PARKED_COLUMNS = [
     *(
         column
         for column in quarantine.c
-        if column.name not in ("payment_id", "metadata", "refund_id", "returned_cents")
+        if column.name not in ("payment_id", "metadata", "refund_id", "returned_cents", "settlements")
     ),
     # A sale without payments has the user of its checkout.
     func.coalesce(payments.c.user_id, checkouts.c.user_id).label("user_id"),

@@ -472,6 +472,8 @@ quarantine = Table(
     # What an operator decided of it, and, once the row is closed, what went back by refunds and disputes.
     Column("settled_outside_cents", BigInteger, nullable=False, server_default="0"),
     Column("settlement_reference", Text),
+    # Cents by reference: all of them, the one above is the last. The release before writes that alone.
+    Column("settlements", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("written_off_cents", BigInteger, nullable=False, server_default="0"),
     Column("returned_cents", BigInteger),
     Column("currency", Text),
@@ -510,6 +512,7 @@ quarantine = Table(
         "(settled_outside_cents > 0) = (settlement_reference IS NOT NULL)",
         name="settled_outside_has_a_reference",
     ),
+    CheckConstraint("jsonb_typeof(settlements) = 'object'", name="settlements_by_reference"),
     CheckConstraint(
         "status <> 'settled_outside' OR settled_outside_cents > 0", name="settled_outside_has_an_amount"
     ),

@@ -295,7 +295,8 @@ class PaymentsOperatorServiceStub:
     ResolveQuarantine: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]
     """Fulfils a parked sale, gives back what is left of it, or says that the customer got it elsewhere or will not
     get it. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED QUARANTINE_RESOLVED when it was settled the other
-    way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way;
+    way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way,
+    SETTLEMENT_MISMATCH {amount, booked} when the reference was settled with another amount;
     FAILED_PRECONDITION CANNOT_FULFIL {why} when nothing says what was bought, or the order has its payment,
     SETTLEMENT_EXCEEDS_DUE {amount, due}.
     """
@@ -336,7 +337,8 @@ class PaymentsOperatorServiceAsyncStub(PaymentsOperatorServiceStub):
     ResolveQuarantine: _aio.UnaryUnaryMultiCallable[_payments_pb2.ResolveQuarantineRequest, _payments_pb2.ResolveQuarantineResponse]  # type: ignore[assignment]
     """Fulfils a parked sale, gives back what is left of it, or says that the customer got it elsewhere or will not
     get it. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED QUARANTINE_RESOLVED when it was settled the other
-    way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way;
+    way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way,
+    SETTLEMENT_MISMATCH {amount, booked} when the reference was settled with another amount;
     FAILED_PRECONDITION CANNOT_FULFIL {why} when nothing says what was bought, or the order has its payment,
     SETTLEMENT_EXCEEDS_DUE {amount, due}.
     """
@@ -410,7 +412,8 @@ class PaymentsOperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payments_pb2.ResolveQuarantineResponse, _abc.Awaitable[_payments_pb2.ResolveQuarantineResponse]]:
         """Fulfils a parked sale, gives back what is left of it, or says that the customer got it elsewhere or will not
         get it. Idempotent. NOT_FOUND QUARANTINE_NOT_FOUND; ABORTED QUARANTINE_RESOLVED when it was settled the other
-        way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way;
+        way, PAYMENT_DISPUTED while the bank decides, NOTHING_AT_STRIPE {due} when it was paid in another way,
+        SETTLEMENT_MISMATCH {amount, booked} when the reference was settled with another amount;
         FAILED_PRECONDITION CANNOT_FULFIL {why} when nothing says what was bought, or the order has its payment,
         SETTLEMENT_EXCEEDS_DUE {amount, due}.
         """

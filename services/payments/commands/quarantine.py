@@ -172,9 +172,12 @@ async def settle_outside(
 ) -> None:
     """The customer got so much elsewhere, by a transfer say; the same reference counts once. What is left is
     decided on its own. Raises QUARANTINE_NOT_FOUND, QUARANTINE_RESOLVED, PAYMENT_DISPUTED,
-    SETTLEMENT_EXCEEDS_DUE."""
+    SETTLEMENT_EXCEEDS_DUE, SETTLEMENT_MISMATCH."""
     parked = await _lock(connection, decision.quarantine_id)
-    if parked.row.settlement_reference == reference:
+    booked = _settlements(parked.row)
+    if reference in booked:
+        if booked[reference] != amount_cents:
+            raise errors.settlement_mismatch(amount=amount_cents, booked=booked[reference])
         return
     _refuse_decided(parked)
     _refuse_contested(parked)
@@ -188,7 +191,18 @@ async def settle_outside(
         action="settled_outside",
         details={"amount_cents": amount_cents, "reference": reference},
         settlement_reference=reference,
+        settlements=booked | {reference: amount_cents},
     )
+
+
+def _settlements(row: Row[Any]) -> dict[str, int]:
+    """What was settled outside, by reference. One that only stands as the last was written by the release
+    before: it has what the others have not."""
+    booked: dict[str, int] = row.settlements
+    last = row.settlement_reference
+    if last is None or last in booked:
+        return booked
+    return booked | {last: row.settled_outside_cents - sum(booked.values())}
 
 
 async def write_off(connection: AsyncConnection, decision: Decision) -> None:

@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from protos.payments.v1 import payments_pb2 as pb
+from services.payments.invariants import INVARIANTS
 from tests.integration.payments.conftest import Payments, refused
 from tests.integration.payments.sandbox import Sandbox, sandbox_of
 from tests.integration.payments.test_quarantine import audited
@@ -154,14 +155,26 @@ async def test_what_was_paid_outside_is_settled_outside_or_written_off(payments:
     for _ in range(2):
         part = await resolve(payments, row, OUTSIDE, amount_cents=1500, reference="transfer 7")
         assert (part.status, part.due_cents) == (pb.QUARANTINE_STATUS_PARKED, PRICE - 1500)
+    # As the release before left it: the reference alone. Then another one, and each of them again.
+    await payments.sql("UPDATE quarantine SET settlements = '{}' WHERE id = %s", row["id"])
+    for amount, reference in ((100, "transfer 9"), (1500, "transfer 7"), (100, "transfer 9")):
+        part = await resolve(payments, row, OUTSIDE, amount_cents=amount, reference=reference)
+        assert (part.due_cents, part.settlement_reference) == (PRICE - 1600, "transfer 9")
+    [sums] = [each for each in INVARIANTS if "sum of its references" in each.what]
+    assert await payments.sql(sums.query) == []
+    with refused("SETTLEMENT_MISMATCH", CONFLICT, amount="1400", booked="1500"):
+        await resolve(payments, row, OUTSIDE, amount_cents=1400, reference="transfer 7")
     with refused("CANNOT_FULFIL", REJECTED):
         await resolve(payments, row, FULFIL, points=1)
     for _ in range(2):
         ended = await resolve(payments, row, WRITE_OFF)
         assert (ended.status, ended.due_cents) == (pb.QUARANTINE_STATUS_WRITTEN_OFF, 0)
-    assert (ended.settled_outside_cents, ended.settlement_reference) == (1500, "transfer 7")
-    assert ended.written_off_cents == PRICE - 1500
-    assert await audited(payments, row) == ["quarantine.settled_outside", "quarantine.written_off"]
+    assert (ended.settled_outside_cents, ended.settlement_reference) == (1600, "transfer 9")
+    assert ended.written_off_cents == PRICE - 1600
+    assert await audited(payments, row) == [
+        *["quarantine.settled_outside"] * 2,
+        "quarantine.written_off",
+    ]
 
 
 async def test_the_part_by_card_is_refunded_once_and_the_rest_stays_due(

@@ -5,14 +5,15 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Text, cast, exists, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from protos.events.v1 import events_pb2
 from services.chassis import logs, outbox
 from services.orders import errors
 from services.orders.commands import settling, shipping
-from services.orders.models import download_grants, orders, refunds
+from services.orders.mails.mail import RETURNED
+from services.orders.models import download_grants, mails, orders, refund_items, refunds
 from services.orders.queries.orders import Order, lock_order
 from services.orders.refund_rules import RefundStatus
 from services.orders.rules import Access, Method, Status, access_to, status_after
@@ -81,18 +82,33 @@ def _within(order: Order, cents: int | None) -> int | None:
 async def promise(connection: AsyncConnection, order: Order) -> Order:
     """The customer is told what the order's refunds give back: should it come back, it is owed. The caller
     holds the order's lock."""
-    given = await connection.scalar(
-        select(func.coalesce(func.sum(refunds.c.amount_cents), 0)).where(
-            refunds.c.order_id == order.id,
-            refunds.c.status.in_([RefundStatus.PENDING, RefundStatus.SUCCEEDED]),
-        )
-    )
-    promised = min(order.total_cents, max(order.promised_cents, order.refunded_cents, int(given or 0)))
+    given = await _promised_by_refunds(connection, order.id)
+    promised = min(order.total_cents, max(order.promised_cents, order.refunded_cents, given))
     if promised != order.promised_cents:
         await connection.execute(
             update(orders).where(orders.c.id == order.id).values(promised_cents=promised)
         )
     return replace(order, promised_cents=promised)
+
+
+async def _promised_by_refunds(connection: AsyncConnection, order_id: UUID) -> int:
+    """Line by line what is on its way or arrived, or what came back when that is more: the refund of another
+    line does not pay it."""
+    is_live = refunds.c.status.in_([RefundStatus.PENDING, RefundStatus.SUCCEEDED])
+    # The customer was told that it was on its way, and then that it was not.
+    has_returned = exists().where(
+        mails.c.order_id == order_id, mails.c.kind == literal(f"{RETURNED}:") + cast(refunds.c.id, Text)
+    )
+    live = func.coalesce(func.sum(refund_items.c.cents).filter(is_live), 0)
+    returned = func.coalesce(func.max(refund_items.c.cents).filter(has_returned), 0)
+    lines = (
+        select(func.greatest(live, returned).label("cents"))
+        .join_from(refund_items, refunds, refunds.c.id == refund_items.c.refund_id)
+        .where(refunds.c.order_id == order_id)
+        .group_by(refund_items.c.product_id)
+        .subquery()
+    )
+    return int(await connection.scalar(select(func.coalesce(func.sum(lines.c.cents), 0))) or 0)
 
 
 async def settle_standing(connection: AsyncConnection, order: Order, *, actor: str = "stripe") -> Order:

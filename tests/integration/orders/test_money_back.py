@@ -260,3 +260,24 @@ async def test_a_late_payment_that_is_disputed_already_is_not_refunded_on_top(
     await tell_payment(shop, order, 3, dispute="WON", lost=0)
     row = await shop.becomes(order.id, "processing")
     assert row["owed_cents"] == 500
+
+
+async def test_what_came_back_of_one_line_is_not_paid_by_the_refund_of_another(shop: Shop) -> None:
+    torn, late = await shop.product(cents=500), await shop.product(cents=500)
+    _, order = await bought_by_card(shop, {torn: 1, late: 1})
+    first = await shop.refund(order.id, {torn: 1})
+    await shop.refund_becomes(first.id, "succeeded")
+    await tell_payment(shop, order, 2, refunded=500)
+    await tell_payment(shop, order, 3)
+    await tell_refund(shop, first, 3, "FAILED", failure_reason="lost_or_stolen_card")
+    assert await money(shop, order) == {"promised": 500, "owed": 500}
+    other = await shop.refund(order.id, {late: 1})
+    await shop.refund_becomes(other.id, "succeeded")
+    await tell_payment(shop, order, 4, refunded=500)
+    assert await money(shop, order) == {"refunded": 500, "promised": 1000, "owed": 500}
+    # A second try of the line itself pays it.
+    again = await shop.refund(order.id, {torn: 1})
+    await shop.refund_becomes(again.id, "succeeded")
+    await tell_payment(shop, order, 5, refunded=1000)
+    await shop.becomes(order.id, "refunded")
+    assert await money(shop, order) == {"refunded": 1000, "promised": 1000}

@@ -1,12 +1,12 @@
-"""The check of 0013, against the rows that were there.
+"""The check of 0014, against the rows that were there.
 
 Without a transaction around it, so that nobody waits: broken off, it is done again from its beginning.
 """
 
 from alembic import op
 
-revision = "0013a"
-down_revision = "0013"
+revision = "0014a"
+down_revision = "0014"
 
 
 def upgrade() -> None:

@@ -13,7 +13,7 @@ TEST_WORKERS ?= 3
 PROTOS := $(wildcard protos/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test chaos lint format protos bench audit security env compose-test locks clean
+.PHONY: help setup demo up down test chaos lint format protos bench audit security env compose-test release locks clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,9 +58,11 @@ lint: setup ## ruff, mypy --strict, import-linter, buf, stub freshness, migratio
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/buf lint
-	@$(BIN)/buf breaking --against protos/released.binpb
+	@$(BIN)/buf breaking --against $$($(BIN)/python -m deploy.release --newest)/protos.binpb
 	@$(BIN)/python -m deploy.stubs --check
 	@$(BIN)/python -m deploy.migrations
+	@$(BIN)/python -m deploy.release --check
+	@$(BIN)/python -m deploy.failure_table
 	@$(BIN)/hadolint deploy/images/Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/yamllint --strict --config-file deploy/k8s/.yamllint deploy/k8s docker-compose.yml
@@ -83,6 +85,9 @@ format: setup ## Rewrite the code as ruff wants it
 
 protos: setup ## Generate the committed stubs
 	@$(BIN)/python -m deploy.stubs
+
+release: setup ## Cut the release that VERSION names: writes released/<version>/
+	@$(BIN)/python -m deploy.release
 
 locks: setup ## Resolve pyproject.toml into the lock files again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock

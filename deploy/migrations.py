@@ -6,15 +6,15 @@ away only what the one before no longer uses. squawk knows which statements brea
 long; one that is meant carries `-- squawk-ignore <rule>` in a line before it, with the reason.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+from deploy.release import newest
 from services.chassis.migrate import sql_of
 
 _SERVICES = Path(__file__).resolve().parent.parent / "services"
-# The newest revision that was released. What comes after it meets processes of that release.
-RELEASED = {"wallet": "0003", "orders": "0002", "payments": "0003"}
 _MATTERS_OF_TASTE = (
     "prefer-robust-stmts",
     "prefer-bigint-over-int",
@@ -22,6 +22,12 @@ _MATTERS_OF_TASTE = (
     # migrate.py sets them for every migration.
     "require-timeout-settings",
 )
+
+
+def released() -> dict[str, str]:
+    """The newest revision of each database that was released: what comes after it meets processes of then."""
+    revisions: dict[str, str] = json.loads((newest() / "migrations.json").read_text())
+    return revisions
 
 
 def complaints(sql: str) -> str:
@@ -44,7 +50,7 @@ def complaints(sql: str) -> str:
 def main() -> int:
     found = {
         service: complaints(sql_of(_SERVICES / service / "migrations", since=revision))
-        for service, revision in RELEASED.items()
+        for service, revision in released().items()
     }
     for service, said in found.items():
         if said:

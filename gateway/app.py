@@ -37,6 +37,7 @@ from gateway.routes import (
 from gateway.security_headers import SecurityHeaders
 from gateway.settings import GatewaySettings
 from services.chassis.rates import RateLimiter
+from services.chassis.version import VERSION
 
 _ROUTERS = (
     orders.router,
@@ -79,7 +80,7 @@ def create_api(settings: GatewaySettings, backends: Backends) -> FastAPI:
     """The routes and their error handlers, without what stands before them."""
     api = FastAPI(
         title="AI Shop",
-        version="1.0.0",
+        version=VERSION,
         description="Buy points, spend them on images, or buy images by card. Errors: /docs/errors.",
         openapi_tags=_TAGS,
         # pages.py has one that works offline.

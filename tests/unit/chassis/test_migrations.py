@@ -5,12 +5,8 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
 from deploy.local.parts import ROOT
-from deploy.migrations import RELEASED, complaints, main
-=======
 from deploy.migrations import complaints, main, released
->>>>>>> 1515ee7 (Cut releases: one version, a folder per release, checked failure tables)
 
 _CREATE = "CREATE TABLE notes (id UUID PRIMARY KEY, body TEXT NOT NULL);"
 

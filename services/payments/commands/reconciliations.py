@@ -315,7 +315,11 @@ async def refund_statuses(connection: AsyncConnection, stripe_ids: Sequence[str]
 
 
 async def dispute_statuses(connection: AsyncConnection, stripe_ids: Sequence[str]) -> dict[str, str]:
+    """Without those that the release before wrote, which knows no amounts: they are looked at again."""
+    has_amounts = disputes.c.share_cents.is_not(None) & (
+        (disputes.c.status == "lost") == disputes.c.lost_cents.is_not(None)
+    )
     rows = await connection.execute(
-        select(disputes.c.id, disputes.c.status).where(disputes.c.id.in_(stripe_ids))
+        select(disputes.c.id, disputes.c.status).where(disputes.c.id.in_(stripe_ids), has_amounts)
     )
     return {row[0]: row[1] for row in rows}

@@ -343,6 +343,23 @@ async def test_what_was_final_is_looked_at_a_second_time(payments: Payments, str
     assert await net_of(payments, late["id"]) == [300]
 
 
+async def test_a_dispute_that_the_release_before_wrote_gets_its_amounts(
+    payments: Payments, stripe: Sandbox
+) -> None:
+    """Beside this one during a deploy, it tells of the status alone."""
+    checkout = await payments.points_checkout()
+    await stripe.pay(checkout.url)
+    intent = await stripe.intent_of(checkout.session_id)
+    dispute = await stripe.control("disputes", payment_intent=intent, amount=2000)
+    await stripe.control(f"disputes/{dispute['id']}", status="lost")
+    with_amounts = "SELECT 1 FROM disputes WHERE id = %s AND (share_cents, lost_cents) = (2000, 2000)"
+    await payments.until(with_amounts, dispute["id"])
+    for left in ("share_cents = NULL, lost_cents = NULL", "lost_cents = NULL"):
+        await payments.sql(f"UPDATE disputes SET {left} WHERE id = %s", dispute["id"])
+        await reconcile(payments)
+        assert await payments.sql(with_amounts, dispute["id"])
+
+
 async def test_a_sweep_that_stops_goes_on_where_it_stopped(payments: Payments, stripe: Sandbox) -> None:
     await stripe.fault("/v1/refunds", "status", status=503, method="GET", count=1000)
     request = pb.StartReconciliationRequest(actor=f"operator-{uuid4()}")
